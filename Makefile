@@ -1,0 +1,53 @@
+# The two commands of the README: `make ood` and `make test`. Both set up .venv first, from the lock.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+SNAKEMAKE := $(BIN)/snakemake --cores all
+# More arguments for installing PyTorch, for instance: TORCH_ARGS="--index-url https://download.pytorch.org/whl/cpu"
+TORCH_ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help install ood test lint format lock docs clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(STAMP): requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "mjd needs Python 3.11 or newer; set PYTHON=...")'
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH_ARGS) torch==2.13.0
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+install: $(STAMP) ## make .venv with the locked versions
+ood: $(STAMP) ## results/tables/ood.csv on the bundled sample (CPU, minutes)
+	$(SNAKEMAKE) results/tables/ood.csv
+
+test: $(STAMP) ## all tests that need nothing but this machine
+	$(BIN)/python -m pytest
+
+lint: $(STAMP) ## ruff, mypy, snakefmt, snakemake --lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/snakefmt --check --compact-diff Snakefile workflow/rules
+	$(BIN)/snakemake --lint
+
+format: $(STAMP) ## format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/snakefmt Snakefile workflow/rules
+
+docs: $(STAMP) ## write the generated files: config/README.md, config/schema.json, workflow/envs
+	$(BIN)/python -m mjd.reference
+
+lock: ## write requirements.lock anew from pyproject.toml
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/pip install --quiet $(TORCH_ARGS) torch==2.13.0
+	$(BIN)/pip install --quiet -e '.[dev]'
+	$(BIN)/pip freeze --exclude-editable --all | grep -viE '^(torch|pip)==' > requirements.lock
+
+clean: ## remove results and the environment
+	rm -rf results .snakemake $(VENV)

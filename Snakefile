@@ -1,0 +1,84 @@
+import os
+import sys
+from pathlib import Path
+
+from snakemake.utils import min_version
+
+min_version("9.0")
+
+# Jobs import the package from this checkout, whatever environment runs them.
+SOURCE = str(Path(workflow.basedir) / "src")
+sys.path.insert(0, SOURCE)
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    filter(None, [SOURCE, os.environ.get("PYTHONPATH")])
+)
+
+from mjd.config import generator_slug, load_config
+from mjd.errors import ConfigError
+from mjd import registry
+
+
+if not workflow.overwrite_configfiles:
+
+    configfile: "config/config.yaml"
+
+
+try:
+    CONFIG = load_config(config)
+except ConfigError as error:
+    raise WorkflowError(str(error)) from None
+
+RESULTS = CONFIG.results_dir
+DOWNLOADS = CONFIG.downloads_dir
+LOGS = f"{RESULTS}/logs"
+BENCHMARKS = f"{RESULTS}/benchmarks"
+
+
+wildcard_constraints:
+    source=r"[a-z0-9_.-]+(@[a-z0-9_.-]+)?",
+    selection="first|longest|all",
+    mode="implicit|explicit|plain",
+    transform="|".join(CONFIG.scoring.transforms),
+    encoder="|".join(CONFIG.encoders),
+    llm=r"[a-z0-9][a-z0-9._-]*",
+
+
+include: "workflow/rules/data.smk"
+include: "workflow/rules/explain.smk"
+include: "workflow/rules/select.smk"
+include: "workflow/rules/score.smk"
+include: "workflow/rules/compare.smk"
+include: "workflow/rules/finetune.smk"
+include: "workflow/rules/ood.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        expand(
+            f"{RESULTS}/tables/{{table}}.{{suffix}}",
+            table=["distribution_comparison", "finetuning", "ood"],
+            suffix=["parquet", "csv"],
+        ),
+    message:
+        "All tables"
+
+
+rule data:
+    input:
+        rules.load_items.output,
+        rules.load_pairs.output,
+        rules.load_ood.output,
+    message:
+        "All data sets"
+
+
+rule models:
+    input:
+        [
+            f"{DOWNLOADS}/models/{entry.model}"
+            for entry in [*CONFIG.llms.values(), *CONFIG.encoders.values()]
+            if not CONFIG.model_entry(entry.model).api
+        ],
+    message:
+        "All model weights"

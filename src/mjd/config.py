@@ -1,0 +1,590 @@
+"""The configuration: typed, strict, and the only module the Snakefile imports.
+
+`load_config` checks a plain mapping (what Snakemake read from YAML) and returns a `Config`, which also knows the
+artifact paths and the list of systems, so that rules and tables cannot disagree about them.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import string
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import Field, field_validator, model_validator
+
+from mjd import registry
+from mjd.errors import ConfigError
+from mjd.labels import LabelSet, label_set
+from mjd.registry import ModelEntry
+from mjd.settings import Settings, check
+
+SLUG = r"^[a-z0-9][a-z0-9_.]*(-[a-z0-9_.]+)*$"
+
+# Sources that need no label set; label sets add `<name>-lg`.
+BASE_SOURCES = ("none", "human", "lf")
+
+
+class LabelEntry(Settings):
+    """One label."""
+
+    key: str = Field(pattern=r"^[A-Za-z0-9]+$", description="Short key: column suffix and value in files.")
+    name: str = Field(description="Name shown to people, LLMs and in checkpoints' id2label.")
+    meaning: str = Field("", description="What the label says about the text, for prompts ({label_meaning}).")
+
+
+class LabelCounts(Settings):
+    """A set of label counts that items carry, and how label-guided selection follows it."""
+
+    title: str = Field(description="Row title of its distribution in tables.")
+    guided_by: Literal["explanations", "counts"] = Field(
+        description="Label-guided selection walks the item's human explanations, or repeats each label by its count."
+    )
+
+
+class Task(Settings):
+    """The labels and text fields; NLI is one instance."""
+
+    labels: list[LabelEntry] = Field(min_length=2, max_length=10, description="Labels, in label order.")
+    text_fields: list[str] = Field(min_length=1, max_length=2, description="Text columns of an item.")
+    hjd_title: str = Field("ChaosNLI HJD", description="Row title of the human judgment distribution.")
+    label_counts: dict[str, LabelCounts] = Field({}, description="Label counts of items, by column prefix.")
+
+    @field_validator("labels")
+    @classmethod
+    def _distinct(cls, labels: list[LabelEntry]) -> list[LabelEntry]:
+        for what in ("key", "name"):
+            values = [getattr(label, what) for label in labels]
+            if len(set(values)) != len(values):
+                raise ValueError(f"label {what}s must differ: {', '.join(values)}")
+        return labels
+
+    @property
+    def label_set(self) -> LabelSet:
+        return label_set(label.model_dump() for label in self.labels)
+
+
+class ItemsData(Settings):
+    """Items and their human explanations."""
+
+    loader: Literal["tables", "mjd-estimator"] = Field(
+        description="tables: your own files; mjd-estimator: the paper's 341 items with ChaosNLI dev and test."
+    )
+    items: str | None = Field(None, description="tables: CSV or Parquet file of items.")
+    human_explanations: str | None = Field(None, description="tables: CSV or Parquet file of human explanations.")
+
+
+class PairsData(Settings):
+    """Labelled pairs for the base classifier."""
+
+    loader: Literal["tables", "esnli", "multinli"] = Field(description="tables: your own file; else a public corpus.")
+    path: str | None = Field(None, description="tables: CSV or Parquet file with uid, the text fields and label.")
+    limit: int | None = Field(None, ge=1, description="Use the first N pairs only (the top-level limit does not apply).")
+
+
+class OodData(Settings):
+    """Out-of-distribution test rounds."""
+
+    loader: Literal["tables", "anli-dev", "anli-test"] = Field(description="tables: your own file; else ANLI.")
+    path: str | None = Field(None, description="tables: CSV or Parquet with uid, round, the text fields and label.")
+    rounds: list[str] = Field(["R1", "R2", "R3"], min_length=1, description="Rounds, in table order.")
+
+
+class Data(Settings):
+    """The data set."""
+
+    title: str = Field(description="Name of the data set, shown in every table and figure.")
+    synthetic: bool = Field(False, description="Marks tables and figures as made from synthetic data.")
+    items: ItemsData = Field(description="Items and human explanations.")
+    pairs: PairsData = Field(description="Labelled pairs for the base classifier.")
+    ood: OodData = Field(description="Out-of-distribution test rounds.")
+
+    @model_validator(mode="after")
+    def _tables_have_paths(self) -> Self:
+        if self.items.loader == "tables" and not self.items.items:
+            raise ValueError("items.loader tables needs items.items, the path of your file")
+        for name in ("pairs", "ood"):
+            part = getattr(self, name)
+            if part.loader == "tables" and not part.path:
+                raise ValueError(f"{name}.loader tables needs {name}.path, the path of your file")
+        return self
+
+    @property
+    def label(self) -> str:
+        """The data set's name as tables and figures show it."""
+        return f"{self.title} (synthetic)" if self.synthetic and "synthetic" not in self.title else self.title
+
+
+class Resources(Settings):
+    """What a job asks of the machine or cluster."""
+
+    gpu: int = Field(0, ge=0, description="GPUs for the job (0 runs on CPU).")
+    mem_mb: int = Field(3500, ge=1, description="Memory in MB.")
+    runtime: int = Field(240, ge=1, description="Minutes.")
+    threads: int = Field(2, ge=1, description="CPU threads.")
+
+
+class Llm(Settings):
+    """A language model that scores prompts or writes explanations."""
+
+    title: str = Field(description="Name in tables, e.g. Llama3.")
+    model: str = Field(description="Model id: an entry of `models` or of resources/registry/models.yaml.")
+    engine: Literal["transformers", "vllm", "openai"] = Field("transformers", description="What runs the model.")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="Weights and activations.")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto: the best device present.")
+    chat_template: Literal["auto", "none"] = Field(
+        "auto", description="auto: the tokenizer's own, plain text where it has none; none: plain text."
+    )
+    prefix_tree: bool = Field(
+        True, description="Score an item's prompts as one prefix tree (transformers engine); false: plain batches."
+    )
+    tokens_per_pass: int = Field(6144, ge=256, description="Most tokens in one forward pass: bounds the memory.")
+    batch_size: int = Field(24, ge=1, description="Prompts generated for at a time.")
+    resources: Resources = Field(Resources(), description="What its jobs ask for.")
+
+
+class Encoder(Settings):
+    """A BERT- or RoBERTa-like classifier."""
+
+    title: str = Field(description="Name in tables, e.g. BERT.")
+    model: str = Field(description="Model id: an entry of `models` or of resources/registry/models.yaml.")
+    max_length: int = Field(128, ge=8, description="Longest input in tokens; longer pairs are truncated.")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto: the best device present.")
+    resources: Resources = Field(Resources(), description="What its jobs ask for.")
+
+
+EXPLAIN_FIELDS = frozenset({"label", "label_meaning"})
+SCORE_FIELDS = frozenset({"explanations", "options", "letters"})
+EXPLANATION_FIELDS = frozenset({"number", "text", "label", "label_meaning"})
+OPTION_FIELDS = frozenset({"letter", "label", "label_meaning"})
+
+
+class Prompts(Settings):
+    """Prompt templates; `{field}` is replaced. Text fields of the task are available in explain and score prompts."""
+
+    system: str | None = Field(None, description="System message; null leaves the chat template's default.")
+    explain: str = Field(description="Asks for explanations; also {label}, {label_meaning}.")
+    score: str = Field(description="Asks for a letter without explanations; also {options}, {letters}.")
+    score_with_explanations: str = Field(description="The same with {explanations}.")
+    implicit: str = Field(description="One explanation, label hidden: {number}, {text}.")
+    explicit: str = Field(description="One explanation with its label: also {label}, {label_meaning}.")
+    option: str = Field("{letter}. {label}", description="One option line: {letter}, {label}, {label_meaning}.")
+
+
+class Sampling(Settings):
+    """How explanations are generated."""
+
+    max_new_tokens: int = Field(256, ge=1, description="Longest answer in tokens.")
+    temperature: float = Field(0.0, ge=0, description="0 is greedy.")
+    top_p: float = Field(1.0, gt=0, le=1, description="Nucleus sampling.")
+
+
+class Explanations(Settings):
+    """Where model explanations come from and how they are selected."""
+
+    generator: str | list[str] = Field(
+        "self",
+        description="An LLM of the config, `published/llama3`, `published/gpt4o`, `self` (each scorer its own), or a list.",
+    )
+    sources: list[str] = Field(
+        ["none", "human", "lf"], min_length=1, description="none, human, lf, and `<label counts>-lg` for each of task.label_counts."
+    )
+    selections: list[Literal["first", "longest"]] = Field(["first"], min_length=1, description="Which candidates.")
+    sampling: Sampling = Field(Sampling(), description="How explanations are generated.")
+
+    @property
+    def generators(self) -> list[str]:
+        return [self.generator] if isinstance(self.generator, str) else list(self.generator)
+
+
+class Softmax(Settings):
+    """p = softmax(score / temperature)."""
+
+    kind: Literal["softmax"] = Field("softmax", description="softmax of scores over the labels.")
+    temperature: float = Field(20.0, gt=0, description="Temperature tau; the paper uses 20.")
+
+
+class Norm(Settings):
+    """p = score / sum of scores; refused when a score is negative."""
+
+    kind: Literal["norm"] = Field(description="score divided by the sum of scores.")
+
+
+class Scoring(Settings):
+    """Which prompts are scored and how scores become distributions."""
+
+    scorer: str | list[str] = Field(description="An LLM of the config, or a list of them.")
+    modes: list[Literal["implicit", "explicit"]] = Field(["explicit"], min_length=1, description="Prompt modes.")
+    orders: Literal["all", "cyclic"] | int = Field(
+        "all",
+        description="Explanation orders: all, cyclic (each explanation once in each place), or a seeded number of them. "
+        "All option orders are always scored.",
+    )
+    transforms: dict[str, Softmax | Norm] = Field(
+        {"softmax": Softmax()}, min_length=1, description="Transforms by name: kind softmax (temperature) or norm."
+    )
+
+    @field_validator("orders")
+    @classmethod
+    def _positive(cls, orders: int | str) -> int | str:
+        if isinstance(orders, int) and orders < 1:
+            raise ValueError("must be all, cyclic or a number of at least 1")
+        return orders
+
+    @property
+    def scorers(self) -> list[str]:
+        return [self.scorer] if isinstance(self.scorer, str) else list(self.scorer)
+
+
+class MainSystems(Settings):
+    """The variant of each MJD that goes into the fine-tuning and OOD tables."""
+
+    selection: Literal["first", "longest"] = Field("first", description="Selection of model explanations.")
+    mode: Literal["implicit", "explicit"] = Field("explicit", description="Prompt mode.")
+    transform: str = Field("softmax", description="A name of scoring.transforms.")
+
+
+class BaseClassifier(Settings):
+    """Training of the base classifier (the paper's MNLI-FT-LM)."""
+
+    epochs: int = Field(3, ge=1, description="Passes over the pairs.")
+    learning_rate: float = Field(2e-5, gt=0, description="Peak learning rate of AdamW.")
+    batch_size: int = Field(32, ge=1, description="Pairs a step.")
+    warmup_share: float = Field(0.0, ge=0, lt=1, description="Share of steps with rising learning rate.")
+
+
+class FineTuning(Settings):
+    """Soft-label fine-tuning of the base classifier."""
+
+    epochs: int = Field(5, ge=1, description="Passes over the training items.")
+    learning_rate: float = Field(2e-5, gt=0, description="Peak learning rate of AdamW.")
+    batch_size: int = Field(4, ge=1, description="Items a step.")
+    evaluate_every: int = Field(20, ge=1, description="Steps between evaluations on dev; the best step is kept.")
+    seeds: int = Field(3, ge=1, description="Runs a system, with seeds seed, seed + 1, ...")
+
+
+class Statistics(Settings):
+    """Uncertainty."""
+
+    resamples: int = Field(10_000, ge=100, description="Bootstrap resamples of items.")
+    confidence: float = Field(0.95, gt=0, lt=1, description="Coverage of intervals.")
+
+
+@dataclass(frozen=True)
+class System:
+    """A row of the tables: something that assigns a distribution to each training item, or a base classifier.
+
+    `slug` is its name in paths and machine-readable tables; `path` its distribution, None for base classifiers.
+    """
+
+    slug: str
+    title: str
+    kind: Literal["zero-shot", "base", "distribution", "mjd"]
+    path: str | None = None
+    scorer: str | None = None
+    generator: str | None = None
+    source: str | None = None
+    selection: str | None = None
+    mode: str | None = None
+    transform: str | None = None
+
+
+class Config(Settings):
+    """The whole configuration."""
+
+    extends: str | None = Field(None, description="Configuration file that this one is laid over, section by section.")
+    results_dir: str = Field("results", description="Where artifacts go.")
+    downloads_dir: str = Field("results/downloads", description="Where raw files and model weights go; shared by configs.")
+    mirror: str | None = Field(
+        None, description="Directory tried before the network, <mirror>/<owner>/<repo>/<commit>/<path>; also MJD_MIRROR."
+    )
+    limit: int | None = Field(None, ge=1, description="Use the first N items of each split and OOD round.")
+    seed: int = Field(1, ge=0, description="Seed of every random choice.")
+    task: Task = Field(description="Labels and text fields.")
+    data: Data = Field(description="The data set.")
+    models: dict[str, ModelEntry] = Field({}, description="Models beside those of the registry.")
+    llms: dict[str, Llm] = Field(min_length=1, description="Language models by name.")
+    encoders: dict[str, Encoder] = Field(min_length=1, description="Encoders by name.")
+    prompts: Prompts = Field(description="Prompt templates.")
+    explanations: Explanations = Field(Explanations(), description="Model explanations.")
+    scoring: Scoring = Field(description="Scoring.")
+    main_systems: MainSystems = Field(MainSystems(), description="Variants that are fine-tuned on.")
+    base_classifier: BaseClassifier = Field(BaseClassifier(), description="Base-classifier training.")
+    finetuning: FineTuning = Field(FineTuning(), description="Soft-label fine-tuning.")
+    statistics: Statistics = Field(Statistics(), description="Intervals.")
+
+    # -- consistency between sections -------------------------------------------------------------------------
+
+    @field_validator("llms", "encoders")
+    @classmethod
+    def _names_fit_paths(cls, entries: dict[str, Any]) -> dict[str, Any]:
+        for name in entries:
+            if not re.match(SLUG, name):
+                raise ValueError(f"name {name!r} must be lower-case letters, digits, dots and hyphens (it becomes a path)")
+        return entries
+
+    @model_validator(mode="after")
+    def _references_exist(self) -> Self:
+        known_models = {**registry.models(), **self.models}
+        for section, entries in (("llms", self.llms), ("encoders", self.encoders)):
+            for name, entry in entries.items():
+                _known(entry.model, known_models, f"{section}.{name}.model")
+        for scorer in self.scoring.scorers:
+            _known(scorer, self.llms, "scoring.scorer")
+        published = [f"published/{name}" for name in registry.published()]
+        for generator in self.explanations.generators:
+            _known(generator, ["self", *self.llms, *published], "explanations.generator")
+        for source in self.explanations.sources:
+            _known(source, [*BASE_SOURCES, *(f"{name}-lg" for name in self.task.label_counts)], "explanations.sources")
+        _known(self.main_systems.transform, self.scoring.transforms, "main_systems.transform")
+        for key, wanted in (("selection", self.explanations.selections), ("mode", self.scoring.modes)):
+            value = getattr(self.main_systems, key)
+            if value not in wanted:
+                raise ValueError(f"main_systems.{key} is {value!r}, which is not computed (only {', '.join(wanted)})")
+        return self
+
+    @model_validator(mode="after")
+    def _templates_fit(self) -> Self:
+        texts = frozenset(self.task.text_fields)
+        for name, allowed, required in (
+            ("explain", texts | EXPLAIN_FIELDS, texts),
+            ("score", texts | SCORE_FIELDS - {"explanations"}, texts | {"options"}),
+            ("score_with_explanations", texts | SCORE_FIELDS, texts | {"options", "explanations"}),
+            ("implicit", frozenset({"number", "text"}), {"text"}),
+            ("explicit", EXPLANATION_FIELDS, {"text", "label"}),
+            ("option", OPTION_FIELDS, {"letter", "label"}),
+        ):
+            fields = _template_fields(getattr(self.prompts, name), f"prompts.{name}")
+            for field in sorted(fields - allowed):
+                raise ValueError(f"prompts.{name} has unknown field {{{field}}} (known: {', '.join(sorted(allowed))})")
+            for field in sorted(required - fields):
+                raise ValueError(f"prompts.{name} lacks the field {{{field}}}")
+        return self
+
+    # -- what the Snakefile and the tables need ---------------------------------------------------------------
+
+    @cached_property
+    def labels(self) -> LabelSet:
+        return self.task.label_set
+
+    @property
+    def label_entries(self) -> list[dict[str, str]]:
+        """The labels as plain mappings, for rule params."""
+        return [label.model_dump() for label in self.task.labels]
+
+    @property
+    def seeds(self) -> list[int]:
+        """Seeds of the fine-tuning runs."""
+        return [self.seed + run for run in range(self.finetuning.seeds)]
+
+    def model_entry(self, model: str) -> ModelEntry:
+        """The entry of a model id: the config's `models` before the registry's."""
+        return self.models.get(model) or registry.models()[model]
+
+    @property
+    def generators(self) -> list[str]:
+        """Generators in use, `self` resolved to the scorers; published sets keep their `published/` prefix."""
+        found: list[str] = []
+        for generator in self.explanations.generators:
+            found += self.scoring.scorers if generator == "self" else [generator]
+        return list(dict.fromkeys(found))
+
+    def generators_of(self, scorer: str) -> list[str]:
+        """Generators whose explanations `scorer` reads."""
+        named = [scorer if g == "self" else g for g in self.explanations.generators]
+        return list(dict.fromkeys(named))
+
+    @property
+    def model_sources(self) -> list[str]:
+        """Sources made of model explanations (lf and the label-guided ones)."""
+        return [source for source in self.explanations.sources if source not in ("none", "human")]
+
+    def generator_title(self, generator: str) -> str:
+        prefix = "published/"
+        return (
+            registry.published()[generator.removeprefix(prefix)].title
+            if generator.startswith(prefix)
+            else self.llms[generator].title
+        )
+
+    def source_title(self, source: str) -> str:
+        """A source as the poster writes it: LF, VariErr LG, MNLI LG."""
+        if source == "lf":
+            return "LF"
+        title = self.task.label_counts[source.removesuffix("-lg")].title
+        return f"{title.removesuffix('.').removesuffix(' dist')} LG"
+
+    def distribution_systems(self) -> list[System]:
+        """HJD and label-count distributions, in table order."""
+        rows = [("hjd", self.task.hjd_title)]
+        rows += [(name, entry.title) for name, entry in self.task.label_counts.items()]
+        return [
+            System(name, title, "distribution", f"{self.results_dir}/distributions/{name}.parquet") for name, title in rows
+        ]
+
+    def compared_systems(self) -> list[System]:
+        """Rows of the distribution comparison: human label distributions, uniform, every MJD variant."""
+        uniform = System("uniform", "Uniform", "distribution", f"{self.results_dir}/distributions/uniform.parquet")
+        return [*self.distribution_systems(), uniform, *self.mjd_systems()]
+
+    def mjd_systems(self) -> list[System]:
+        """Every MJD variant of the config, in table order."""
+        return [
+            self.mjd_system(scorer, generator, source, selection, mode, transform)
+            for scorer in self.scoring.scorers
+            for transform in self.scoring.transforms
+            for generator, source, selection, mode in self._variants(scorer)
+        ]
+
+    def main_mjd_systems(self) -> list[System]:
+        """The MJD variants that are fine-tuned on, in table order."""
+        main = self.main_systems
+        return [
+            system
+            for system in self.mjd_systems()
+            if system.transform == main.transform
+            and system.selection in (main.selection, "all")
+            and system.mode in (main.mode, "plain")
+        ]
+
+    def trained_systems(self) -> list[System]:
+        """Systems with soft labels to fine-tune on, in table order."""
+        return self.distribution_systems() + self.main_mjd_systems()
+
+    def classifier_systems(self) -> list[System]:
+        """Rows of the fine-tuning and OOD tables, in the poster's order."""
+        return [
+            System("zero-shot-lm", "Zero-shot-LM", "zero-shot"),
+            System("mnli-ft-lm", "MNLI-FT-LM", "base"),
+            *self.trained_systems(),
+        ]
+
+    def mjd_system(self, scorer: str, generator: str, source: str, selection: str, mode: str, transform: str) -> System:
+        """The system of one MJD variant, with its slug, title and path."""
+        variant = f"{source_slug(source, generator, scorer)}-{selection}-{mode}"
+        title = f"{self.llms[scorer].title} MJD"
+        if source == "human":
+            title += " + human-ex"
+        elif source != "none":
+            by = "model" if generator == scorer else self.generator_title(generator)
+            title += f" + {self.source_title(source)} {by}-ex"
+        return System(
+            slug=f"{scorer}-{variant}-{transform}",
+            title=title,
+            kind="mjd",
+            path=f"{self.results_dir}/mjd/{scorer}/{variant}-{transform}.parquet",
+            scorer=scorer,
+            generator=None if source in ("none", "human") else generator,
+            source=source,
+            selection=selection,
+            mode=mode,
+            transform=transform,
+        )
+
+    def _variants(self, scorer: str) -> Iterator[tuple[str, str, str, str]]:
+        for source in self.explanations.sources:
+            if source == "none":
+                yield scorer, source, "all", "plain"
+            elif source == "human":
+                yield from ((scorer, source, "all", mode) for mode in self.scoring.modes)
+        for generator in self.generators_of(scorer):
+            for source in self.model_sources:
+                for selection in self.explanations.selections:
+                    yield from ((generator, source, selection, mode) for mode in self.scoring.modes)
+
+
+# Registry sources that each loader reads.
+_LOADER_SOURCES = {
+    "tables": (),
+    "mjd-estimator": ("mjd-estimator-items", "mjd-estimator-splits", "chaosnli-mnli"),
+    "esnli": ("esnli",),
+    "multinli": ("multinli",),
+    "anli-dev": ("anli-dev",),
+    "anli-test": ("anli",),
+}
+
+
+def source_ids(loader: str) -> tuple[str, ...]:
+    """Ids of the registry sources that a loader reads."""
+    return _LOADER_SOURCES[loader]
+
+
+def generator_slug(generator: str) -> str:
+    """A generator's directory name below explanations/: `published/llama3` becomes `published-llama3`."""
+    return generator.replace("/", "-")
+
+
+def source_slug(source: str, generator: str, scorer: str) -> str:
+    """A source in paths: `@generator` is added when another model than the scorer wrote the explanations."""
+    return source if generator == scorer or source in ("none", "human") else f"{source}@{generator_slug(generator)}"
+
+
+def _known(value: str, known: Iterable[str], key: str) -> None:
+    names = list(known)
+    if value in names:
+        return
+    near = difflib.get_close_matches(value, names, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
+    raise ValueError(f"{key} names {value!r}, which does not exist ({hint})")
+
+
+def _template_fields(template: str, key: str) -> frozenset[str]:
+    try:
+        return frozenset(name for _, name, _, _ in string.Formatter().parse(template) if name is not None)
+    except ValueError as error:
+        raise ValueError(f"{key} is not a valid template: {error} (write {{{{ and }}}} for braces)") from None
+
+
+def mirror_directory(configured: str | None) -> Path | None:
+    """The mirror: environment variable MJD_MIRROR, else the config's `mirror`, else none."""
+    chosen = os.environ.get("MJD_MIRROR") or configured
+    return Path(chosen).expanduser() if chosen else None
+
+
+def transform_of(values: Mapping[str, Any]) -> Softmax | Norm:
+    """A transform from plain values; raises `ConfigError`."""
+    return check(Norm if values.get("kind") == "norm" else Softmax, values, "transform")
+
+
+def load_config(values: Mapping[str, Any], where: str = "configuration") -> Config:
+    """Check a plain mapping and return the typed configuration.
+
+    The mapping is laid over the file its `extends` names, section by section.
+
+    Raises:
+        ConfigError: a key is unknown or missing, or a value is not allowed.
+    """
+    own = dict(values)
+    if "extends" not in own:
+        return check(Config, own, where)
+    return check(Config, _overlaid(_read_yaml(own["extends"]), own), where)
+
+
+def read_config(path: str | Path) -> Config:
+    """Read and check one YAML configuration file; raises `ConfigError`."""
+    return load_config(_read_yaml(path), str(path))
+
+
+def _read_yaml(path: str | Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}.", "Give a readable YAML file.") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} holds no keys.", "Give a YAML file of keys and values.")
+    return values
+
+
+def _overlaid(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` laid on `base`: mappings are merged key by key, everything else is replaced."""
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _overlaid(merged[key], value) if both else value
+    return merged

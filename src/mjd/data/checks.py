@@ -1,0 +1,257 @@
+"""Checks of data tables: every error names the file, the row, the column and the cure. Vectorised.
+
+Rows are counted from 1, the header not included. Tables are normalised first (see `mjd.data.tables`): text trimmed,
+labels as keys where they are known, numbers as numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from mjd.errors import DataError
+from mjd.labels import LabelSet
+
+SPLITS = ("train", "dev", "test")
+HJD_TOLERANCE = 1e-6
+
+Mask = npt.NDArray[np.bool_]
+
+
+def check_items(
+    items: pd.DataFrame, labels: LabelSet, text_fields: Sequence[str], label_sets: Sequence[str], where: str
+) -> None:
+    """Check items (schema `mjd.schemas.items`).
+
+    Every uid occurs once, texts are not empty, splits are train, dev or test, some items are train items. HJDs are
+    distributions and label counts whole numbers with at least one label; both are complete or absent in a row. Dev
+    and test items need an HJD.
+
+    Raises:
+        DataError: the first thing that is wrong, naming `where`, row and column.
+    """
+    groups = [column for name in ("hjd", *label_sets) for column in labels.columns(name)]
+    check_columns(items, ["uid", *text_fields, *groups, "split"], where)
+    _check_uids(items, where)
+    _check_texts(items, text_fields, where)
+    _check_values(items, "split", SPLITS, where)
+    if not (items["split"] == "train").any():
+        raise DataError(
+            f"{where}, column 'split': there are no train items.", "Mark the items that get an MJD with split train."
+        )
+    _check_hjd(items, labels, where)
+    for name in label_sets:
+        _check_counts(items, labels.columns(name), name, where)
+
+
+def check_human_explanations(explanations: pd.DataFrame, items: pd.DataFrame, labels: LabelSet, where: str) -> None:
+    """Check human explanations (schema `mjd.schemas.human_explanations`) of `items`.
+
+    Every uid is an item's, texts are not empty, labels are known, and positions count 0, 1, 2, ... within an item.
+
+    Raises:
+        DataError: the first thing that is wrong, naming `where`, row and column.
+    """
+    check_columns(explanations, ["uid", "position", "label", "text"], where)
+    _check_texts(explanations, ["uid", "text"], where)
+    _check_labels(explanations, labels, where)
+    fail_at(
+        ~explanations["uid"].isin(items["uid"]).to_numpy(bool),
+        where,
+        "uid",
+        lambda row: f"{explanations['uid'].iloc[row]!r} is not the uid of an item",
+        "Correct the uid, or add the item to the items file.",
+    )
+    position = explanations["position"].to_numpy(float)
+    fail_at(
+        explanations.duplicated(["uid", "position"]).to_numpy(bool),
+        where,
+        "position",
+        lambda row: f"item {explanations['uid'].iloc[row]!r} has position {position[row]:g} twice",
+        "Number an item's explanations 0, 1, 2, ... in the order shown.",
+    )
+    expected = pd.Series(position).groupby(explanations["uid"].to_numpy()).rank(method="first").to_numpy() - 1
+    fail_at(
+        np.asarray(position != expected),
+        where,
+        "position",
+        lambda row: (
+            f"item {explanations['uid'].iloc[row]!r} has position {position[row]:g}, expected {expected[row]:g}"
+        ),
+        "Number an item's explanations 0, 1, 2, ... in the order shown.",
+    )
+
+
+def check_pairs(pairs: pd.DataFrame, labels: LabelSet, text_fields: Sequence[str], where: str) -> None:
+    """Check labelled pairs (schema `mjd.schemas.pairs`): distinct uids, texts that are not empty, known labels.
+
+    Raises:
+        DataError: the first thing that is wrong, naming `where`, row and column.
+    """
+    check_columns(pairs, ["uid", *text_fields, "label"], where)
+    if pairs.empty:
+        raise DataError(f"{where} has no rows.", "Give at least one labelled pair.")
+    _check_uids(pairs, where)
+    _check_texts(pairs, text_fields, where)
+    _check_labels(pairs, labels, where)
+
+
+def check_ood(
+    ood: pd.DataFrame, labels: LabelSet, text_fields: Sequence[str], rounds: Sequence[str], where: str
+) -> None:
+    """Check out-of-distribution items (schema `mjd.schemas.ood`): as pairs, and every round of `rounds` has items.
+
+    Raises:
+        DataError: the first thing that is wrong, naming `where`, row and column.
+    """
+    check_columns(ood, ["round"], where)
+    check_pairs(ood, labels, text_fields, where)
+    _check_values(ood, "round", rounds, where, "Correct the round, or add it to data.ood.rounds.")
+    for name in rounds:
+        if not (ood["round"] == name).any():
+            raise DataError(
+                f"{where}, column 'round': there are no items of round {name!r}.",
+                "Add its items, or remove it from data.ood.rounds.",
+            )
+
+
+# -- parts ----------------------------------------------------------------------------------------------------------
+
+
+def fail_at(wrong: Mask, where: str, column: str, problem: Callable[[int], str], cure: str) -> None:
+    """Raise `DataError` for the first row where `wrong` is true, saying how many more there are."""
+    rows = np.flatnonzero(wrong)
+    if not rows.size:
+        return
+    more = f" (and {rows.size - 1} more such rows)" if rows.size > 1 else ""
+    raise DataError(f"{where}, row {rows[0] + 1}, column {column!r}: {problem(int(rows[0]))}{more}.", cure)
+
+
+def check_columns(table: pd.DataFrame, columns: Sequence[str], where: str) -> None:
+    """Raise `DataError` when a column is missing."""
+    lacking = [column for column in columns if column not in table.columns]
+    if lacking:
+        raise DataError(
+            f"{where}: column {lacking[0]!r} is missing (has: {', '.join(map(str, table.columns))}).",
+            f"Add the missing column(s): {', '.join(lacking)}.",
+        )
+
+
+def _check_texts(table: pd.DataFrame, columns: Sequence[str], where: str) -> None:
+    for column in columns:
+        cells = table[column]
+        empty = (cells.isna() | (cells.astype("string").str.strip() == "")).to_numpy(bool, na_value=True)
+        fail_at(empty, where, column, lambda row: "the cell is empty", "Fill the cell in, or remove the row.")
+
+
+def _check_uids(table: pd.DataFrame, where: str) -> None:
+    _check_texts(table, ["uid"], where)
+    uids = table["uid"].to_numpy(object)
+    fail_at(
+        table["uid"].duplicated().to_numpy(bool),
+        where,
+        "uid",
+        lambda row: f"{uids[row]!r} was used already, in row {np.flatnonzero(uids == uids[row])[0] + 1}",
+        "Give every row a uid of its own.",
+    )
+
+
+def _check_values(
+    table: pd.DataFrame, column: str, known: Sequence[str], where: str, cure: str = "Use one of these values."
+) -> None:
+    fail_at(
+        ~table[column].isin(known).to_numpy(bool),
+        where,
+        column,
+        lambda row: f"{_shown(table[column].iloc[row])} is not one of {', '.join(known)}",
+        cure,
+    )
+
+
+def _check_labels(table: pd.DataFrame, labels: LabelSet, where: str) -> None:
+    cure = "Use the keys or names of the configuration's task.labels."
+    _check_values(table, "label", labels.keys, where, cure)
+
+
+def _shown(value: Any) -> str:
+    return "the empty cell" if pd.isna(value) or value == "" else repr(value)
+
+
+def _check_complete(values: npt.NDArray[np.float64], columns: Sequence[str], where: str) -> None:
+    """In each row a group of columns is filled in whole or not at all."""
+    empty = np.isnan(values)
+    wrong: Mask = np.asarray(empty.any(axis=1) & ~empty.all(axis=1))
+    if wrong.any():
+        column = columns[int(np.argmax(empty[np.argmax(wrong)]))]
+        present = ", ".join(columns)
+        fail_at(
+            wrong,
+            where,
+            column,
+            lambda row: f"the cell is empty but others of {present} are not",
+            "Fill in all or none.",
+        )
+
+
+def _check_hjd(items: pd.DataFrame, labels: LabelSet, where: str) -> None:
+    columns = labels.columns("hjd")
+    values = items[columns].to_numpy(float, na_value=np.nan)
+    _check_complete(values, columns, where)
+    wanted = items["split"].isin(("dev", "test")).to_numpy(bool)
+    fail_at(
+        wanted & np.isnan(values[:, 0]),
+        where,
+        columns[0],
+        lambda row: f"an item of split {items['split'].iloc[row]} has no HJD",
+        f"Fill in {', '.join(columns)}: dev and test items are scored against them.",
+    )
+    known = np.nan_to_num(values, nan=1 / len(columns))
+    negative = known < 0
+    if negative.any():
+        column = columns[int(np.argmax(negative[np.argmax(negative.any(axis=1))]))]
+        fail_at(
+            negative.any(axis=1),
+            where,
+            column,
+            lambda row: f"an HJD has a negative share ({_group(values[row], columns)})",
+            "Give shares between 0 and 1.",
+        )
+    with np.errstate(invalid="ignore"):  # inf - inf
+        off = ~(np.abs(known.sum(axis=1) - 1) <= HJD_TOLERANCE)
+    fail_at(
+        off,
+        where,
+        ", ".join(columns),
+        lambda row: f"an HJD sums to {known[row].sum():.7g}, not 1 ({_group(values[row], columns)})",
+        "Give the shares of annotators; from counts, divide each by their sum.",
+    )
+
+
+def _check_counts(items: pd.DataFrame, columns: Sequence[str], name: str, where: str) -> None:
+    values = items[columns].to_numpy(float, na_value=np.nan)
+    _check_complete(values, columns, where)
+    known = np.nan_to_num(values, nan=1.0, posinf=0.5)
+    for index, column in enumerate(columns):
+        cells = known[:, index]
+        fail_at(
+            (cells < 0) | (cells != np.floor(cells)),
+            where,
+            column,
+            lambda row, index=index: f"{values[row, index]:g} is not a number of annotators",  # type: ignore[misc]
+            "Give whole numbers of annotators, 0 or more.",
+        )
+    fail_at(
+        known.sum(axis=1) == 0,
+        where,
+        ", ".join(columns),
+        lambda row: f"all {name} counts are 0",
+        "Give the number of annotators per label, or leave all these cells empty.",
+    )
+
+
+def _group(values: npt.NDArray[np.float64], columns: Sequence[str]) -> str:
+    return ", ".join(f"{column}={value:g}" for column, value in zip(columns, values, strict=True))

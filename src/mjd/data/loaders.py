@@ -1,0 +1,109 @@
+"""Load a configuration's data: items with human explanations, labelled pairs, out-of-distribution items.
+
+Every table is checked (`mjd.data.checks`) and has the columns of its schema (`mjd.schemas`), in order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from mjd import schemas
+from mjd.config import ItemsData, OodData, PairsData, Task
+from mjd.data import checks, public, tables
+from mjd.data.published import load_published_answers, load_published_selection
+
+__all__ = ["load_items", "load_ood", "load_pairs", "load_published_answers", "load_published_selection"]
+
+
+def load_items(
+    data: ItemsData, task: Task, directories: Mapping[str, Path], limit: int | None = None
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Items (schema `items`) and their human explanations (schema `human_explanations`).
+
+    Args:
+        data: the loader, and the files of the loader `tables`.
+        task: labels, text fields and label counts.
+        directories: source id -> directory it was downloaded to.
+        limit: keep the first N items of each split, and their explanations.
+
+    Raises:
+        DataError: a file is missing or its content invalid, naming file, row and column.
+    """
+    labels, sets = task.label_set, list(task.label_counts)
+    if data.loader == "tables":
+        where = str(data.items)
+        items = tables.as_items(tables.read_table(where), labels, task.text_fields, sets, where)
+        explanations_where = str(data.human_explanations)
+        explanations = _own_explanations(data, task)
+    else:
+        items, explanations = public.mjd_estimator(directories, labels, task.text_fields, sets)
+        where = explanations_where = data.loader
+    checks.check_items(items, labels, task.text_fields, sets, where)
+    checks.check_human_explanations(explanations, items, labels, explanations_where)
+    if limit is not None:
+        items = items.groupby("split", sort=False).head(limit)
+    counts = {column: "Int64" for name in sets for column in labels.columns(name)}
+    columns = schemas.columns(schemas.items(labels, task.text_fields, sets))
+    items = items[columns].astype(counts).reset_index(drop=True)
+    return items, _ordered_like(items, explanations)
+
+
+def _own_explanations(data: ItemsData, task: Task) -> pd.DataFrame:
+    if data.human_explanations is None:
+        raw = pd.DataFrame({name: [] for name in schemas.columns(schemas.human_explanations())}, dtype=str)
+    else:
+        raw = tables.read_table(data.human_explanations)
+    return tables.as_human_explanations(raw, task.label_set, str(data.human_explanations))
+
+
+def _ordered_like(items: pd.DataFrame, explanations: pd.DataFrame) -> pd.DataFrame:
+    """Explanations of `items` only, in item order, then by position."""
+    kept = explanations[explanations["uid"].isin(items["uid"])]
+    kept = kept.astype({"position": "int64"})
+    place = kept["uid"].map(pd.Series(items.index, index=items["uid"]))
+    kept = kept.assign(_place=place).sort_values(["_place", "position"], kind="stable")
+    return kept[schemas.columns(schemas.human_explanations())].reset_index(drop=True)
+
+
+def load_pairs(data: PairsData, task: Task, directories: Mapping[str, Path]) -> pd.DataFrame:
+    """Labelled pairs for the base classifier (schema `pairs`), the first `data.limit` where that is set.
+
+    Raises:
+        DataError: a file is missing or its content invalid, naming file, row and column.
+    """
+    labels, fields = task.label_set, task.text_fields
+    where = str(data.path) if data.loader == "tables" else data.loader
+    if data.loader == "tables":
+        pairs = tables.as_labelled(tables.read_table(where), ["uid", *fields], labels, where)
+    elif data.loader == "esnli":
+        pairs = public.esnli(public.source_directory(directories, "esnli"), labels, fields)
+    else:
+        archive = public.source_directory(directories, "multinli") / "multinli_1.0.zip"
+        pairs = public.multinli(archive, labels, fields, data.limit)
+    checks.check_pairs(pairs, labels, fields, where)
+    return pairs[schemas.columns(schemas.pairs(fields))].head(data.limit or len(pairs)).reset_index(drop=True)
+
+
+def load_ood(data: OodData, task: Task, directories: Mapping[str, Path], limit: int | None = None) -> pd.DataFrame:
+    """Out-of-distribution items (schema `ood`), round by round in the order of `data.rounds`.
+
+    `limit` keeps the first N items of each round.
+
+    Raises:
+        DataError: a file is missing or its content invalid, naming file, row and column.
+    """
+    labels, fields = task.label_set, task.text_fields
+    where = str(data.path) if data.loader == "tables" else data.loader
+    if data.loader == "tables":
+        ood = tables.as_labelled(tables.read_table(where), ["uid", "round", *fields], labels, where)
+    elif data.loader == "anli-dev":
+        ood = public.anli_dev(public.source_directory(directories, "anli-dev"), labels, fields, data.rounds)
+    else:
+        archive = public.source_directory(directories, "anli") / "anli_v1.0.zip"
+        ood = public.anli_test(archive, labels, fields, data.rounds)
+    checks.check_ood(ood, labels, fields, data.rounds, where)
+    parts = [ood[ood["round"] == name].head(limit or len(ood)) for name in data.rounds]
+    return pd.concat(parts, ignore_index=True)[schemas.columns(schemas.ood(fields))]

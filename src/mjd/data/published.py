@@ -1,0 +1,104 @@
+"""Explanations published with the paper: raw answers of an LLM, and the authors' selections from them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from mjd.data.public import NLI_LABELS, index_by_text, nli_keys, read_json_lines, text_key
+from mjd.errors import DataError
+from mjd.labels import LabelSet
+from mjd.registry import PublishedSet
+
+
+def load_published_answers(
+    published: PublishedSet, directory: Path, items: pd.DataFrame, labels: LabelSet
+) -> pd.DataFrame:
+    """An LLM's raw answers for the train items: uid, label (key), text (prompt and end-of-turn token cut off).
+
+    Answers are numbered by the order of train items in the source. `items` (schema `items`) may be cut to the first N
+    of each split: those keep their numbers. Where a file holds the prompt too, the item's texts must occur in it.
+
+    Raises:
+        DataError: an answer is missing or empty, or belongs to another item.
+    """
+    lacking = [key for key in labels.keys if key not in published.labels]
+    if lacking:
+        raise DataError(
+            f"Published set {published.title} has no answers for label {lacking[0]!r}.",
+            f"Use task.labels with the keys {', '.join(published.labels)}, or another generator.",
+        )
+    rows = []
+    for index, (uid, *texts) in enumerate(_train_texts(items, labels)):
+        for key in labels.keys:
+            path = directory / published.answers.format(index=index, label=published.labels[key])
+            rows.append({"uid": uid, "label": key, "text": _answer(published, path, texts)})
+    return pd.DataFrame(rows, columns=["uid", "label", "text"])
+
+
+def _train_texts(items: pd.DataFrame, labels: LabelSet) -> list[tuple[str, ...]]:
+    """uid and texts of each train item; the text fields stand between uid and HJD in the schema of items."""
+    columns = list(items.columns)
+    fields = columns[: columns.index(labels.columns("hjd")[0])]
+    train = items.loc[items["split"] == "train", fields]
+    return list(train.itertuples(index=False, name=None))
+
+
+def _answer(published: PublishedSet, path: Path, texts: Sequence[str]) -> str:
+    try:
+        answer = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        problem = f"{path}, a published answer, does not exist."
+        raise DataError(problem, "Run the rule that downloads it, with the data set it was published for.") from None
+    if published.answer_after:
+        prompt, marker, answer = answer.partition(published.answer_after)
+        if not marker:
+            raise DataError(f"{path} lacks {published.answer_after!r}.", "Correct answer_after in the registry.")
+        known = _squeezed(prompt)
+        for text in texts:
+            if _squeezed(text) not in known:
+                problem = f"{path} answers another item: its prompt lacks {text!r}."
+                raise DataError(problem, "Use the published set with the data set it was published for.")
+    if published.answer_before:
+        answer = answer.partition(published.answer_before)[0]
+    if not answer.strip():
+        raise DataError(f"{path} holds no answer.", "Download the file again.")
+    return answer.strip()
+
+
+def _squeezed(text: str) -> str:
+    """Text without white space: decoding the prompt has closed up the space before punctuation in some files."""
+    return "".join(text.split())
+
+
+def load_published_selection(path: Path, items: pd.DataFrame, labels: LabelSet) -> pd.DataFrame:
+    """The authors' selected explanations of the train items, in schema `explanations`, joined by text.
+
+    Raises:
+        DataError: an item is not in the file, or the file is not of the published form.
+    """
+    keys = nli_keys(labels, "published selections")
+    records = index_by_text(read_json_lines(path), str(path))
+    rows = []
+    for uid, *texts in _train_texts(items, labels):
+        record = records.get(text_key(*texts))
+        if record is None:
+            problem = f"{path} has no selection for item {uid!r}."
+            raise DataError(problem, "Compare selections only on the data set they were published for.")
+        rows += [
+            {"uid": uid, "position": position, "label": keys[code], "text": text.strip()}
+            for position, (text, code) in enumerate(_comments(record, path))
+        ]
+    return pd.DataFrame(rows, columns=["uid", "position", "label", "text"])
+
+
+def _comments(record: dict[str, Any], path: Path) -> list[tuple[str, str]]:
+    """The one list of [text, label] pairs; its name differs between files (machine_comments, ...)."""
+    found = [value for name, value in record.items() if name.endswith("comments")]
+    if len(found) != 1 or any(code not in NLI_LABELS for _, code in found[0]):
+        problem = f"{path}: a record has no list of [text, label] pairs whose name ends in comments."
+        raise DataError(problem, "Give a file of the published form.")
+    return [(text, code) for text, code in found[0]]

@@ -1,0 +1,100 @@
+"""From scores to model judgment distributions, and from votes to label distributions."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from mjd.config import Norm, Softmax
+from mjd.errors import DataError
+from mjd.labels import LabelSet
+
+Floats = NDArray[np.float64]
+
+
+def softmax(scores: Floats, temperature: float) -> Floats:
+    """softmax(scores / temperature) over the last axis, stable for scores of any size."""
+    scaled = np.asarray(scores, dtype=np.float64) / temperature
+    powers = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
+
+
+def transform(scores: Floats, how: Softmax | Norm) -> Floats:
+    """Turn scores [n, K] into distributions [n, K].
+
+    Raises:
+        DataError: `norm` on a negative score or on scores that are all zero, which has no meaning as a distribution.
+    """
+    if isinstance(how, Softmax):
+        return softmax(scores, how.temperature)
+    scores = np.asarray(scores, dtype=np.float64)
+    bad = (scores < 0).any(axis=-1) | (scores.sum(axis=-1) == 0)
+    if bad.any():
+        row = int(np.flatnonzero(bad)[0])
+        raise DataError(
+            f"The norm transform needs scores that are not negative and not all 0; {int(bad.sum())} of {len(scores)} "
+            f"prompts have others, the first in row {row + 1}: {np.round(scores[row], 4).tolist()}.",
+            "Use a softmax transform for this scorer.",
+        )
+    return scores / scores.sum(axis=-1, keepdims=True)
+
+
+def model_judgments(scores: pd.DataFrame, how: Softmax | Norm, labels: LabelSet) -> pd.DataFrame:
+    """Average each item's prompts into its MJD: uid, p_*, n_prompts, items in order of first appearance.
+
+    Each prompt's scores become a distribution first; the distributions are then averaged.
+
+    Raises:
+        DataError: a score is not finite, or the transform refuses it.
+    """
+    values = scores[labels.columns("score")].to_numpy(np.float64)
+    if not np.isfinite(values).all():
+        row = int(np.flatnonzero(~np.isfinite(values).all(axis=1))[0])
+        raise DataError(
+            f"Score row {row + 1} (item {scores['uid'].iloc[row]}) is not a finite number.",
+            "Delete the scores file and run its rule again.",
+        )
+    columns = labels.columns("p")
+    p = pd.DataFrame(transform(values, how), columns=columns).assign(uid=scores["uid"].to_numpy())
+    grouped = p.groupby("uid", sort=False)
+    return grouped[columns].mean().assign(n_prompts=grouped.size()).reset_index()
+
+
+def from_counts(items: pd.DataFrame, prefix: str, labels: LabelSet) -> pd.DataFrame:
+    """Distributions (uid, p_*) from vote counts or shares `prefix_*`; items without them are left out."""
+    given = items.dropna(subset=labels.columns(prefix))
+    votes = given[labels.columns(prefix)].to_numpy(np.float64)
+    return distribution_frame(given["uid"], votes / votes.sum(axis=1, keepdims=True), labels)
+
+
+def uniform(items: pd.DataFrame, labels: LabelSet) -> pd.DataFrame:
+    """The uniform distribution for every item (uid, p_*)."""
+    return distribution_frame(items["uid"], np.full((len(items), len(labels)), 1 / len(labels)), labels)
+
+
+def distribution_frame(uid: pd.Series, p: Floats, labels: LabelSet) -> pd.DataFrame:
+    """A frame uid, p_* from probabilities [n, K] in label order."""
+    return pd.DataFrame(p, columns=labels.columns("p")).assign(uid=uid.to_numpy())[["uid", *labels.columns("p")]]
+
+
+def aligned(uids: pd.Series, distribution: pd.DataFrame, labels: LabelSet, where: str) -> Floats:
+    """Probabilities [n, K] of `distribution` in the order of `uids`, joined one to one.
+
+    Raises:
+        DataError: an item lacks a distribution or has two, or a row is not a distribution.
+    """
+    columns = labels.columns("p")
+    if distribution["uid"].duplicated().any():
+        uid = distribution.loc[distribution["uid"].duplicated(), "uid"].iloc[0]
+        raise DataError(f"{where}: item {uid} appears twice.", "Keep one row an item.")
+    p = distribution.set_index("uid")[columns].reindex(uids).to_numpy(np.float64)
+    if np.isnan(p).any():
+        uid = uids.iloc[int(np.flatnonzero(np.isnan(p).any(axis=1))[0])]
+        raise DataError(f"{where}: item {uid} has no distribution.", "Run the rule that makes this file again.")
+    if (p < 0).any() or not np.allclose(p.sum(axis=1), 1, atol=1e-6):
+        row = int(np.flatnonzero((p < 0).any(axis=1) | ~np.isclose(p.sum(axis=1), 1, atol=1e-6))[0])
+        raise DataError(
+            f"{where}: item {uids.iloc[row]} is not a distribution: {p[row].tolist()}.", "Probabilities must sum to 1."
+        )
+    return p

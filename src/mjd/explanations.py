@@ -1,0 +1,143 @@
+"""Explanations: asking for them, reading lists out of answers, and selecting among the candidates."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Literal
+
+import pandas as pd
+
+from mjd.errors import DataError
+from mjd.labels import LabelSet
+
+# A list item: a bullet (*, -, +, •, –) or a number (1. or 1)), white space, text.
+_LIST_ITEM = re.compile(r"^\s*(?:[*\-+•–]|\d{1,2}[.)])\s+(?P<text>\S.*?)\s*$")
+
+# How LLMs say that there is nothing to list, at the start of an answer or candidate.
+_REFUSAL = re.compile(
+    r"^\W*(?:"
+    r"none\b"
+    r"|no (?:possible |valid |such )?(?:explanations?|reasons?)\b"
+    r"|there (?:is|are) no (?:possible |valid |logical |such )*(?:explanations?|reasons?)\b"
+    r"|(?:i'm |i am )?(?:sorry|unable)\b"
+    r"|i (?:can't|cannot|can not|could not|couldn't)\b"
+    r"|(?:the statement|it) (?:is not|isn't|does not|doesn't) (?:true|logically follow|follow)\b"
+    r"|as an ai\b"
+    r")",
+    re.IGNORECASE,
+)
+
+Selection = Literal["first", "longest"]
+
+
+def parse_candidates(answer: str) -> list[str]:
+    """Candidate explanations of one answer: its bullet or numbered lines; a list-less answer is one candidate.
+
+    A cut-off last line stays a candidate, as in the reference implementation. An empty answer has none.
+    """
+    matches = [_LIST_ITEM.match(line) for line in answer.splitlines()]
+    listed = [match["text"] for match in matches if match]
+    whole = " ".join(answer.split())
+    return listed or ([whole] if whole else [])
+
+
+def is_refusal(text: str) -> bool:
+    """True when a candidate says that there is no explanation instead of giving one."""
+    return bool(_REFUSAL.match(text))
+
+
+def candidates(answers: pd.DataFrame) -> pd.DataFrame:
+    """Parse raw answers (uid, label, text) into candidates: uid, label, rank, text, is_refusal."""
+    rows = [
+        (answer.uid, answer.label, rank, text, is_refusal(text))
+        for answer in answers.itertuples()
+        for rank, text in enumerate(parse_candidates(str(answer.text)))
+    ]
+    return pd.DataFrame(rows, columns=["uid", "label", "rank", "text", "is_refusal"])
+
+
+def rank_candidates(texts: Sequence[str], selection: Selection) -> list[str]:
+    """Order candidates: `first` as listed; `longest` by length in characters, longest first, ties as listed."""
+    return list(texts) if selection == "first" else sorted(texts, key=len, reverse=True)
+
+
+def wanted_labels(
+    source: str,
+    guided_by: Literal["explanations", "counts"] | None,
+    items: pd.DataFrame,
+    human_explanations: pd.DataFrame | None,
+    labels: LabelSet,
+) -> dict[str, list[str]]:
+    """For each training item, the labels of the explanations to select, in the order shown.
+
+    Args:
+        source: `lf` (each label once, label order) or `<label counts>-lg`.
+        guided_by: for label-guided sources: the labels of the item's human explanations in order, or each label
+            (in label order) as often as its count says.
+
+    Raises:
+        DataError: an item has no human explanation or no counts where the source needs them.
+    """
+    uids = items["uid"].tolist()
+    if source == "lf":
+        return {uid: list(labels.keys) for uid in uids}
+    if guided_by == "explanations":
+        if human_explanations is None:
+            raise DataError(f"Source {source} needs human explanations, and the data set has none.", "Drop the source.")
+        ordered = human_explanations.sort_values(["uid", "position"])
+        by_uid = {str(uid): group.tolist() for uid, group in ordered.groupby("uid")["label"]}
+        for uid in uids:
+            if uid not in by_uid:
+                raise DataError(
+                    f"Item {uid} has no human explanation, but source {source} needs one.",
+                    "Add one to the human explanations, or remove the item or the source.",
+                )
+        return {uid: by_uid[uid] for uid in uids}
+    columns = labels.columns(source.removesuffix("-lg"))
+    for uid, missing in zip(uids, items[columns].isna().any(axis=1), strict=True):
+        if missing:
+            raise DataError(
+                f"Item {uid} has no label counts ({', '.join(columns)}), but source {source} needs them.",
+                "Fill them in, or remove the item or the source.",
+            )
+    counts = items[columns].astype(int).to_numpy()
+    return {
+        uid: [key for key, count in zip(labels.keys, row, strict=True) for _ in range(count)]
+        for uid, row in zip(uids, counts, strict=True)
+    }
+
+
+def select(
+    found: pd.DataFrame, wanted: Mapping[str, Iterable[str]], selection: Selection, where: str = "candidates"
+) -> pd.DataFrame:
+    """Select explanations: uid, position, label, text.
+
+    For each wanted label the next unused candidate of that label; when they run out, from the first again.
+
+    Args:
+        found: candidates (uid, label, rank, text).
+        wanted: labels wanted for each uid, in the order shown.
+        where: names the candidates in errors.
+
+    Raises:
+        DataError: an item has no candidate of a wanted label.
+    """
+    ordered = found.sort_values(["uid", "label", "rank"], kind="stable")
+    texts = {
+        (str(uid), str(label)): rank_candidates(group.tolist(), selection)
+        for (uid, label), group in ordered.groupby(["uid", "label"])["text"]
+    }
+    rows: list[tuple[str, int, str, str]] = []
+    for uid, labels in wanted.items():
+        streams: dict[str, Iterator[str]] = {}
+        for position, label in enumerate(labels):
+            if (uid, label) not in texts:
+                raise DataError(
+                    f"{where}: item {uid} has no explanation for label {label!r}.",
+                    "Generate it again (a longer max_new_tokens may help), or choose another generator.",
+                )
+            stream = streams.setdefault(label, itertools.cycle(texts[uid, label]))
+            rows.append((uid, position, label, next(stream)))
+    return pd.DataFrame(rows, columns=["uid", "position", "label", "text"])

@@ -1,0 +1,81 @@
+"""What every workflow script does around its one call: log, threads, provenance, errors without tracebacks."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mjd import io
+from mjd.config import Encoder, Llm
+from mjd.errors import MjdError
+from mjd.labels import LabelSet, label_set
+from mjd.logs import logging_to
+from mjd.settings import check
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from mjd.llm.base import Engine
+
+log = logging.getLogger("mjd")
+
+
+@contextmanager
+def job(snakemake: Any) -> Iterator[None]:
+    """Run a script's body: log to the rule's log and stderr; an `MjdError` ends the job with its message alone."""
+    with logging_to(snakemake.log[0] if snakemake.log else None):
+        try:
+            yield
+        except MjdError as error:
+            log.error("rule %s: %s", snakemake.rule, error)
+            sys.exit(1)
+        except Exception:
+            log.exception("rule %s failed", snakemake.rule)
+            sys.exit(1)
+
+
+def provenance(snakemake: Any, **more: Any) -> dict[str, Any]:
+    """Provenance of a job's outputs: the package's, the rule, its seed and params hash, and `more`."""
+    params: Mapping[str, Any] = dict(snakemake.params.items())
+    seed = params.get("seed")
+    base = io.provenance(snakemake.config, rule=snakemake.rule, params_hash=io.config_hash(params))
+    return base | ({"seed": seed} if seed is not None else {}) | more
+
+
+def labels_of(snakemake: Any) -> LabelSet:
+    """The labels a rule passes in its params."""
+    return label_set(snakemake.params.labels)
+
+
+def source_directories(paths: Iterable[str]) -> dict[str, Path]:
+    """Downloaded source directories by source id, the directory's name."""
+    return {Path(path).name: Path(path) for path in paths}
+
+
+def train_items(items: pd.DataFrame) -> pd.DataFrame:
+    """The items that LLMs explain and judge: those of the training split."""
+    return items[items["split"] == "train"].reset_index(drop=True)
+
+
+def start_engine(snakemake: Any) -> Engine:
+    """The engine of a rule's LLM, with the rule's threads."""
+    from mjd.devices import set_threads
+    from mjd.llm.engines import build_engine
+
+    params = snakemake.params.engine
+    set_threads(snakemake.threads)
+    settings = check(Llm, params["settings"], f"llms.{snakemake.wildcards.llm}")
+    return build_engine(settings, snakemake.input.get("model") or "", params["identity"])
+
+
+def encoder_settings(snakemake: Any) -> dict[str, Any]:
+    """Keyword arguments `max_length` and `device` of a rule's encoder; uses the rule's threads."""
+    from mjd.devices import resolve_device, set_threads
+
+    set_threads(snakemake.threads)
+    settings = check(Encoder, snakemake.params.encoder["settings"], f"encoders.{snakemake.wildcards.encoder}")
+    return {"max_length": settings.max_length, "device": resolve_device(settings.device)}

@@ -1,0 +1,100 @@
+"""Logging to a rule's log and stderr, and progress lines for long jobs (done / cached / failed, rate, time left)."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+
+from tqdm.auto import tqdm
+
+_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+LOG_EVERY_SECONDS = 15.0
+
+
+@contextmanager
+def logging_to(path: str | Path | None, level: int = logging.INFO) -> Iterator[None]:
+    """Send log records to `path` (overwritten) and to stderr for the duration of the block."""
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
+    if path:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        handlers.append(logging.FileHandler(path, mode="w", encoding="utf-8"))
+    root = logging.getLogger()
+    for handler in handlers:
+        handler.setFormatter(logging.Formatter(_FORMAT, "%H:%M:%S"))
+        root.addHandler(handler)
+    before = root.level
+    root.setLevel(level)
+    logging.captureWarnings(True)
+    try:
+        yield
+    finally:
+        root.setLevel(before)
+        for handler in handlers:
+            root.removeHandler(handler)
+            if not isinstance(handler, logging.FileHandler):
+                continue
+            handler.close()
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+class Progress:
+    """Progress of a long job: a bar on a terminal, and the same numbers as a log line every 15 seconds.
+
+    Use as a context manager; call `cached(n)` for work found finished, `done(n)` and `failed(n)` as units end.
+    """
+
+    def __init__(self, what: str, total: int, unit: str = "items") -> None:
+        self.what, self.total, self.unit = what, total, unit
+        self.n_done = self.n_cached = self.n_failed = 0
+        self._log = logging.getLogger("mjd.progress")
+
+    def __enter__(self) -> Progress:
+        self._start = self._last = time.monotonic()
+        self._bar = tqdm(total=self.total, desc=self.what, unit=f" {self.unit}", disable=not sys.stderr.isatty())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.close()
+        self._log.info("%s%s", self.line(), "" if kind is None else f" -- stopped by {kind.__name__}")
+
+    def cached(self, n: int = 1) -> None:
+        self.n_cached += n
+        self._step(n)
+
+    def done(self, n: int = 1) -> None:
+        self.n_done += n
+        self._step(n)
+
+    def failed(self, n: int = 1) -> None:
+        self.n_failed += n
+        self._step(n)
+
+    def line(self) -> str:
+        """The state in one line: counts, rate of fresh work, time left."""
+        elapsed = max(time.monotonic() - self._start, 1e-9)
+        rate = self.n_done / elapsed
+        left = self.total - self.n_done - self.n_cached - self.n_failed
+        eta = f", {_duration(left / rate)} left" if rate and left > 0 else ""
+        return (
+            f"{self.what}: {self.n_done} done, {self.n_cached} cached, {self.n_failed} failed of {self.total} "
+            f"{self.unit} ({rate:.2f} {self.unit}/s, {_duration(elapsed)} elapsed{eta})"
+        )
+
+    def _step(self, n: int) -> None:
+        self._bar.update(n)
+        self._bar.set_postfix(cached=self.n_cached, failed=self.n_failed)
+        if time.monotonic() - self._last >= LOG_EVERY_SECONDS:
+            self._last = time.monotonic()
+            self._log.info(self.line())

@@ -1,0 +1,119 @@
+"""Prompts: templates filled with an item's text, explanations and options in a given order."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from mjd.config import Prompts
+from mjd.labels import Label, LabelSet
+from mjd.llm.base import Message
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """An explanation and the key of the label it argues for."""
+
+    label: str
+    text: str
+
+
+@dataclass(frozen=True)
+class ScorePrompt:
+    """One prompt of an item.
+
+    `explanation_order` holds positions of the item's explanations in the order shown, `option_order` label keys in the
+    order shown (the first is option A).
+    """
+
+    explanation_order: tuple[int, ...]
+    option_order: tuple[str, ...]
+    messages: tuple[Message, ...]
+
+
+def _messages(prompts: Prompts, user: str) -> tuple[Message, ...]:
+    system = (Message("system", prompts.system),) if prompts.system else ()
+    return (*system, Message("user", user.strip()))
+
+
+def _label_fields(label: Label) -> dict[str, str]:
+    return {"label": label.name, "label_meaning": label.meaning}
+
+
+def explain_prompt(prompts: Prompts, texts: Mapping[str, str], label: Label) -> tuple[Message, ...]:
+    """The prompt that asks for explanations of one label."""
+    return _messages(prompts, prompts.explain.format(**texts, **_label_fields(label)))
+
+
+def explanation_orders(n: int, orders: Literal["all", "cyclic"] | int, seed: int) -> list[tuple[int, ...]]:
+    """Orders in which n explanations are shown.
+
+    Args:
+        n: number of explanations; 0 gives one empty order.
+        orders: `all` n! permutations, the n `cyclic` rotations (each explanation once in each place), or that many
+            distinct permutations, drawn with `seed`, the listed order always among them.
+    """
+    if n == 0:
+        return [()]
+    listed = tuple(range(n))
+    if orders == "cyclic":
+        return [listed[shift:] + listed[:shift] for shift in range(n)]
+    permutations = list(itertools.permutations(listed))
+    if orders == "all" or orders >= len(permutations):
+        return permutations
+    others = random.Random(seed).sample(permutations[1:], orders - 1)
+    return [listed, *sorted(others)]
+
+
+def score_prompts(
+    prompts: Prompts,
+    texts: Mapping[str, str],
+    explanations: Sequence[Explanation],
+    labels: LabelSet,
+    mode: Literal["implicit", "explicit", "plain"],
+    orders: Literal["all", "cyclic"] | int,
+    seed: int,
+) -> list[ScorePrompt]:
+    """Every prompt of one item: all option orders for each explanation order, neighbours sharing prefixes.
+
+    Args:
+        mode: `plain` shows no explanations, `implicit` their texts, `explicit` texts and labels.
+    """
+    shown = () if mode == "plain" else explanations
+    return [
+        ScorePrompt(explanation_order, option_order, _score_prompt(prompts, texts, shown, labels, mode, explanation_order, option_order))
+        for explanation_order in explanation_orders(len(shown), orders, seed)
+        for option_order in labels.option_orders()
+    ]
+
+
+def _score_prompt(
+    prompts: Prompts,
+    texts: Mapping[str, str],
+    explanations: Sequence[Explanation],
+    labels: LabelSet,
+    mode: str,
+    explanation_order: Sequence[int],
+    option_order: Sequence[str],
+) -> tuple[Message, ...]:
+    options = "\n".join(
+        prompts.option.format(letter=letter, **_label_fields(labels[key]))
+        for letter, key in zip(labels.letters, option_order, strict=True)
+    )
+    fields = dict(texts, options=options, letters=_enumerate(labels.letters))
+    if not explanations:
+        return _messages(prompts, prompts.score.format(**fields))
+    template = prompts.explicit if mode == "explicit" else prompts.implicit
+    lines = (
+        template.format(number=number, text=explanations[i].text, **_label_fields(labels[explanations[i].label]))
+        for number, i in enumerate(explanation_order, start=1)
+    )
+    return _messages(prompts, prompts.score_with_explanations.format(**fields, explanations="\n".join(lines)))
+
+
+def _enumerate(letters: Sequence[str]) -> str:
+    """`A, B or C`."""
+    return f"{', '.join(letters[:-1])} or {letters[-1]}"

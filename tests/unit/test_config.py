@@ -1,0 +1,117 @@
+"""The configuration: strict keys with the nearest valid one named, references checked, systems in table order."""
+
+import pytest
+import yaml
+
+from mjd.config import Config, load_config, read_config
+from mjd.errors import ConfigError
+
+
+def values(name: str = "config.yaml") -> dict:
+    with open(f"config/{name}", encoding="utf-8") as handle:
+        return yaml.safe_load(handle)
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "public.yaml", "paper.yaml"])
+def test_shipped_configs_are_valid(name: str) -> None:
+    assert read_config(f"config/{name}").labels.keys == ("e", "n", "c")
+
+
+@pytest.mark.parametrize(
+    ("path", "near"),
+    [
+        (("scoring", "scorrer"), "scorer"),
+        (("limits",), "limit"),
+        (("llms", "smollm2", "modle"), "model"),
+        (("finetuning", "epoch"), "epochs"),
+        (("data", "items", "human_explanation"), "human_explanations"),
+    ],
+)
+def test_unknown_key_names_the_nearest_valid_one(path: tuple[str, ...], near: str) -> None:
+    config = values()
+    section = config
+    for part in path[:-1]:
+        section = section[part]
+    section[path[-1]] = 1
+    with pytest.raises(ConfigError, match=rf"unknown key '{'.'.join(path)}' \(did you mean '{near}'\?\)"):
+        load_config(config)
+
+
+def test_missing_key_is_named() -> None:
+    config = values()
+    del config["scoring"]["scorer"]
+    with pytest.raises(ConfigError, match="key 'scoring.scorer' is missing"):
+        load_config(config)
+
+
+@pytest.mark.parametrize(
+    ("section", "change", "message"),
+    [
+        ("scoring", {"scorer": "smollm"}, "scoring.scorer names 'smollm'.*did you mean 'smollm2'"),
+        ("explanations", {"generator": "published/llama4"}, "did you mean 'published/llama3'"),
+        ("explanations", {"sources": ["none", "chaos-lg"]}, "explanations.sources names 'chaos-lg'"),
+        ("main_systems", {"transform": "norm"}, "main_systems.transform names 'norm'"),
+        ("main_systems", {"mode": "implicit"}, "main_systems.mode is 'implicit', which is not computed"),
+        ("scoring", {"orders": 0}, "must be all, cyclic or a number of at least 1"),
+        ("prompts", {"score": "{premise} {hypothesis} {option}"}, "unknown field {option}"),
+        ("prompts", {"explain": "{premise}"}, "lacks the field {hypothesis}"),
+        ("prompts", {"explain": "{premise} {hypothesis"}, "prompts.explain is not a valid template"),
+        ("llms", {"smollm2": {"title": "x", "model": "smolm2-135m-instruct"}}, "did you mean 'smollm2-135m-instruct'"),
+    ],
+)
+def test_bad_values_are_explained(section: str, change: dict, message: str) -> None:
+    config = values()
+    config[section] = {**config.get(section, {}), **change}
+    with pytest.raises(ConfigError, match=message):
+        load_config(config)
+
+
+def test_label_keys_must_differ() -> None:
+    config = values()
+    config["task"] = {"labels": [{"key": "e", "name": "yes"}, {"key": "e", "name": "no"}]}
+    with pytest.raises(ConfigError, match="label keys must differ"):
+        load_config(config)
+
+
+def test_missing_extended_file_is_an_error() -> None:
+    with pytest.raises(ConfigError, match=r"config/nli2\.yaml cannot be read"):
+        load_config({**values(), "extends": "config/nli2.yaml"})
+
+
+def test_classifier_rows_follow_the_poster() -> None:
+    titles = [system.title for system in read_config("config/config.yaml").classifier_systems()]
+    assert titles == [
+        "Zero-shot-LM",
+        "MNLI-FT-LM",
+        "ChaosNLI HJD",
+        "VariErr dist",
+        "MNLI dist",
+        "SmolLM2 MJD",
+        "SmolLM2 MJD + human-ex",
+        "SmolLM2 MJD + LF model-ex",
+        "SmolLM2 MJD + VariErr LG model-ex",
+        "SmolLM2 MJD + MNLI LG model-ex",
+    ]
+
+
+def test_paths_follow_the_contract() -> None:
+    systems = {system.title: system for system in read_config("config/public.yaml").main_mjd_systems()}
+    assert systems["SmolLM2 MJD"].path == "results/public/mjd/smollm2/none-all-plain-softmax-t1.parquet"
+    assert systems["SmolLM2 MJD + LF model-ex"].path == "results/public/mjd/smollm2/lf-first-explicit-softmax-t1.parquet"
+    other = systems["SmolLM2 MJD + MNLI LG GPT-4o-ex"]
+    assert other.path == "results/public/mjd/smollm2/mnli-lg@published-gpt4o-first-explicit-softmax-t1.parquet"
+    assert other.generator == "published/gpt4o"
+
+
+def test_swapping_the_scorer_is_one_line() -> None:
+    config = values("public.yaml")
+    config["scoring"]["scorer"] = "qwen"
+    systems = load_config(config).main_mjd_systems()
+    assert {system.scorer for system in systems} == {"qwen"}
+    assert systems[2].generator == "qwen"
+
+
+def test_config_values_cannot_be_changed() -> None:
+    config: Config = read_config("config/config.yaml")
+    with pytest.raises(ValueError, match="frozen"):
+        config.seed = 2  # type: ignore[misc]

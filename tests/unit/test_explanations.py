@@ -1,0 +1,104 @@
+"""Explanations: parsing of answers, refusals, label-free and label-guided selection."""
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mjd.config import read_config
+from mjd.errors import DataError
+from mjd.explanations import candidates, is_refusal, parse_candidates, select, wanted_labels
+
+LABELS = read_config("config/config.yaml").labels
+ITEMS = pd.DataFrame({"uid": ["i1"], "mnli_e": [2], "mnli_n": [0], "mnli_c": [3]})
+HUMAN = pd.DataFrame({"uid": ["i1"] * 4, "position": [2, 0, 1, 3], "label": list("nenc"), "text": list("wxyz")})
+FOUND = pd.DataFrame(
+    [("i1", "e", 0, "e0"), ("i1", "e", 1, "e1 longer"), ("i1", "n", 0, "n0"), ("i1", "c", 0, "c0"), ("i1", "c", 1, "c1")],
+    columns=["uid", "label", "rank", "text"],
+)
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ("* one\n* two", ["one", "two"]),
+        ("Here they are:\n\n1. one\n2) two \n", ["one", "two"]),
+        ("- one\n  more of one\n• two", ["one", "two"]),
+        ("Because\nit rains.", ["Because it rains."]),
+        ("  \n", []),
+        ("1982 was a good year", ["1982 was a good year"]),
+        ("*bold* text is no list", ["*bold* text is no list"]),
+    ],
+)
+def test_parse_candidates(answer: str, expected: list[str]) -> None:
+    assert parse_candidates(answer) == expected
+
+
+@given(st.lists(st.text(st.characters(categories=["L", "N"]), min_size=1), min_size=1))
+def test_bulleted_lists_come_back_whole(texts: list[str]) -> None:
+    assert parse_candidates("\n".join(f"- {text}" for text in texts)) == texts
+
+
+@pytest.mark.parametrize(
+    ("text", "refusal"),
+    [
+        ("There are no possible explanations why the statement is true.", True),
+        ("None. The statement is not true.", True),
+        ("There is no logical explanation for this.", True),
+        ("I cannot list any.", True),
+        ("There is no mention of lepers in the context.", False),
+        ("Nonetheless the grass is wet.", False),
+        ("No one is named in the context.", False),
+    ],
+)
+def test_refusals_are_flagged(text: str, refusal: bool) -> None:
+    assert is_refusal(text) is refusal
+
+
+def test_candidates_are_ranked_within_item_and_label() -> None:
+    answers = pd.DataFrame({"uid": ["i1", "i1"], "label": ["e", "n"], "text": ["- a\n- b", "None."]})
+    found = candidates(answers)
+    assert list(found.itertuples(index=False, name=None)) == [
+        ("i1", "e", 0, "a", False),
+        ("i1", "e", 1, "b", False),
+        ("i1", "n", 0, "None.", True),
+    ]
+
+
+def test_label_free_wants_each_label_once() -> None:
+    assert wanted_labels("lf", None, ITEMS, HUMAN, LABELS) == {"i1": ["e", "n", "c"]}
+
+
+def test_guided_by_explanations_walks_them_in_order() -> None:
+    assert wanted_labels("varierr-lg", "explanations", ITEMS, HUMAN, LABELS) == {"i1": ["e", "n", "n", "c"]}
+
+
+def test_guided_by_counts_repeats_labels_in_label_order() -> None:
+    assert wanted_labels("mnli-lg", "counts", ITEMS, HUMAN, LABELS) == {"i1": ["e", "e", "c", "c", "c"]}
+
+
+def test_item_without_human_explanation_is_an_error() -> None:
+    items = pd.DataFrame({"uid": ["i1", "i2"]})
+    with pytest.raises(DataError, match="Item i2 has no human explanation, but source varierr-lg needs one"):
+        wanted_labels("varierr-lg", "explanations", items, HUMAN, LABELS)
+
+
+def test_item_without_counts_is_an_error() -> None:
+    items = ITEMS.assign(mnli_n=float("nan"))
+    with pytest.raises(DataError, match=r"Item i1 has no label counts \(mnli_e, mnli_n, mnli_c\)"):
+        wanted_labels("mnli-lg", "counts", items, HUMAN, LABELS)
+
+
+def test_first_takes_candidates_as_listed_and_cycles() -> None:
+    chosen = select(FOUND, {"i1": ["e", "e", "c", "c", "c"]}, "first")
+    assert chosen["text"].tolist() == ["e0", "e1 longer", "c0", "c1", "c0"]
+    assert chosen["position"].tolist() == [0, 1, 2, 3, 4]
+
+
+def test_longest_takes_the_longest_first_ties_as_listed() -> None:
+    assert select(FOUND, {"i1": ["e", "c"]}, "longest")["text"].tolist() == ["e1 longer", "c0"]
+
+
+def test_missing_candidate_is_an_error() -> None:
+    with pytest.raises(DataError, match="item i1 has no explanation for label 'n'"):
+        select(FOUND[FOUND["label"] != "n"], {"i1": ["n"]}, "first")

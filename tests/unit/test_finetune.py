@@ -1,0 +1,434 @@
+"""Training: the loss, batches, the base classifier, and fine-tuning with the best step kept."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from transformers import AutoTokenizer, PreTrainedModel
+
+from mjd import finetune, io, schemas
+from mjd.classifier import encode, load_encoder, predict
+from mjd.config import BaseClassifier, FineTuning
+from mjd.distributions import from_counts
+from mjd.errors import DataError, ModelError
+from mjd.finetune import (
+    bucketed_batches,
+    finetune_systems,
+    shuffled_batches,
+    soft_cross_entropy,
+    train_base,
+    train_steps,
+)
+from mjd.labels import LabelSet
+from mjd.metrics import cross_entropy, entropy, f1, majority
+
+CPU = torch.device("cpu")
+FIELDS = ["premise", "hypothesis"]
+
+Train = Callable[..., pd.DataFrame]
+
+
+# -- loss --------------------------------------------------------------------------------------------------------
+
+
+def test_soft_cross_entropy_by_hand() -> None:
+    # softmax(ln 1, ln 3) = (0.25, 0.75), softmax(0, 0) = (0.5, 0.5).
+    logits = torch.tensor([[0.0, math.log(3)], [0.0, 0.0]])
+    targets = torch.tensor([[0.5, 0.5], [1.0, 0.0]])
+    expected = ((-0.5 * math.log(0.25) - 0.5 * math.log(0.75)) + math.log(2)) / 2
+    assert soft_cross_entropy(logits, targets).item() == pytest.approx(expected)
+
+
+def test_soft_cross_entropy_of_one_hot_targets_is_ordinary_cross_entropy() -> None:
+    logits = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+    gold = torch.tensor([0, 2, 1, 1, 0])
+    expected = torch.nn.functional.cross_entropy(logits, gold).item()
+    assert soft_cross_entropy(logits, torch.eye(3)[gold]).item() == pytest.approx(expected)
+
+
+def test_soft_cross_entropy_of_a_perfect_prediction_is_the_entropy() -> None:
+    p = torch.tensor([[0.7, 0.2, 0.1]])
+    assert soft_cross_entropy(p.log(), p).item() == pytest.approx(entropy(p.numpy())[0])
+
+
+# -- batches -----------------------------------------------------------------------------------------------------
+
+LENGTHS = np.array([5, 40, 7, 33, 12, 28, 9, 21] * 10, dtype=np.int64)
+
+
+def positions(batches: list[np.ndarray]) -> list[int]:
+    return sorted(int(index) for batch in batches for index in batch)
+
+
+def padded_tokens(batches: list[np.ndarray]) -> int:
+    return sum(len(batch) * int(LENGTHS[batch].max()) for batch in batches)
+
+
+def test_shuffled_batches_hold_every_item_once_an_epoch() -> None:
+    assert positions(shuffled_batches(10, 4, 2, seed=1)) == sorted([*range(10), *range(10)])
+
+
+def test_the_last_batch_of_an_epoch_may_be_short() -> None:
+    assert [len(batch) for batch in shuffled_batches(10, 4, 2, seed=1)] == [4, 4, 2, 4, 4, 2]
+
+
+def test_epochs_differ_in_order() -> None:
+    first, second = shuffled_batches(10, 10, 2, seed=1)
+    assert first.tolist() != second.tolist()
+
+
+def test_batches_of_one_seed_are_the_same() -> None:
+    first, second = (shuffled_batches(10, 10, 1, seed=3)[0].tolist() for _ in range(2))
+    assert first == second
+
+
+def test_batches_of_two_seeds_differ() -> None:
+    first, second = (shuffled_batches(10, 10, 1, seed=seed)[0].tolist() for seed in (3, 4))
+    assert first != second
+
+
+def test_bucketed_batches_hold_every_item_once_an_epoch() -> None:
+    assert positions(bucketed_batches(LENGTHS, 4, 2, seed=1)) == sorted([*range(80), *range(80)])
+
+
+def test_bucketed_batches_pad_less() -> None:
+    assert padded_tokens(bucketed_batches(LENGTHS, 4, 1, 1)) < 0.75 * padded_tokens(shuffled_batches(80, 4, 1, 1))
+
+
+def test_bucketed_batches_do_not_run_from_long_to_short() -> None:
+    longest = [int(LENGTHS[batch].max()) for batch in bucketed_batches(LENGTHS, 4, 1, seed=1)]
+    assert longest != sorted(longest, reverse=True)
+
+
+# -- training steps ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def classifier(tiny_bert: Path, nli_labels: LabelSet) -> PreTrainedModel:
+    return load_encoder(tiny_bert, nli_labels, pretrained_head=False, seed=1, device=CPU)[0]
+
+
+@pytest.fixture
+def steps(classifier: PreTrainedModel, tiny_bert: Path, toy_pairs: pd.DataFrame) -> Callable[..., Iterator[float]]:
+    """Four steps of all toy pairs on `classifier`, towards certain entailment."""
+    encoded = encode(AutoTokenizer.from_pretrained(tiny_bert), toy_pairs, FIELDS, 64)
+    batches = shuffled_batches(24, 24, 4, seed=1)
+    return functools.partial(train_steps, classifier, encoded, np.eye(3)[[0] * 24], batches)
+
+
+@pytest.mark.parametrize(("warmup_share", "same"), [(0.5, True), (0.0, False)])
+def test_warm_up_starts_from_a_learning_rate_of_0(
+    classifier: PreTrainedModel, steps: Callable[..., Iterator[float]], warmup_share: float, same: bool
+) -> None:
+    before = classifier.classifier.weight.detach().clone()
+    next(steps(learning_rate=1e-2, warmup_share=warmup_share))
+    assert torch.equal(before, classifier.classifier.weight) == same
+
+
+def test_learning_rate_rises_then_falls_to_0(
+    classifier: PreTrainedModel, steps: Callable[..., Iterator[float]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    optimizer = finetune._optimizer(classifier, 1e-2)
+    monkeypatch.setattr(finetune, "_optimizer", lambda *_: optimizer)
+    # After each step the rate is that of the next one.
+    rates = [optimizer.param_groups[0]["lr"] for _ in steps(learning_rate=1e-2, warmup_share=0.5)]
+    assert rates == pytest.approx([0.005, 0.01, 0.005, 0.0])
+
+
+def test_biases_and_layer_norms_do_not_decay(classifier: PreTrainedModel) -> None:
+    decay = {
+        id(parameter): group["weight_decay"]
+        for group in finetune._optimizer(classifier, 1e-2).param_groups
+        for parameter in group["params"]
+    }
+    free = {name for name, parameter in classifier.named_parameters() if decay[id(parameter)] == 0}
+    assert free == {name for name, _ in classifier.named_parameters() if name.endswith("bias") or "LayerNorm" in name}
+
+
+def test_gradients_are_clipped(classifier: PreTrainedModel, steps: Callable[..., Iterator[float]]) -> None:
+    next(steps(learning_rate=1e-2))
+    norm = torch.cat([parameter.grad.flatten() for parameter in classifier.parameters()]).norm().item()
+    assert norm == pytest.approx(1.0, abs=1e-4)
+
+
+def test_training_uses_dropout(classifier: PreTrainedModel, steps: Callable[..., Iterator[float]]) -> None:
+    classifier.eval()
+    next(steps(learning_rate=1e-2))
+    assert classifier.training
+
+
+# -- base classifier ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fit_base(nli_labels: LabelSet, tmp_path: Path) -> Callable[..., np.ndarray]:
+    """Train a base classifier into `tmp_path/name`; returns the losses."""
+
+    def fit(encoder: Path, pairs: pd.DataFrame, name: str = "base", **settings: float) -> np.ndarray:
+        return train_base(
+            encoder,
+            pairs,
+            tmp_path / name,
+            labels=nli_labels,
+            text_fields=FIELDS,
+            max_length=64,
+            device=CPU,
+            settings=BaseClassifier.model_validate({"epochs": 30, "learning_rate": 5e-3, "batch_size": 8} | settings),
+            seed=1,
+        )
+
+    return fit
+
+
+def saved_predictions(directory: Path, frame: pd.DataFrame, labels: LabelSet) -> np.ndarray:
+    model, tokenizer = load_encoder(directory, labels, pretrained_head=True, seed=0, device=CPU)
+    return predict(model, encode(tokenizer, frame, FIELDS, 64))
+
+
+def test_base_loss_falls(tiny_encoder: Path, toy_pairs: pd.DataFrame, fit_base: Callable[..., np.ndarray]) -> None:
+    losses = fit_base(tiny_encoder, toy_pairs)
+    assert losses[-3:].mean() < 0.5 * losses[:3].mean()
+
+
+def test_base_classifier_learns_each_label_at_its_position(
+    tiny_bert: Path, toy_pairs: pd.DataFrame, nli_labels: LabelSet, fit_base: Callable[..., np.ndarray], tmp_path: Path
+) -> None:
+    fit_base(tiny_bert, toy_pairs)
+    predicted = majority(saved_predictions(tmp_path / "base", toy_pairs, nli_labels))
+    assert [nli_labels.keys[index] for index in predicted] == toy_pairs["label"].tolist()
+
+
+def test_base_training_is_deterministic(
+    tiny_encoder: Path, toy_pairs: pd.DataFrame, fit_base: Callable[..., np.ndarray]
+) -> None:
+    first, second = (fit_base(tiny_encoder, toy_pairs, epochs=2) for _ in range(2))
+    assert first.tolist() == second.tolist()
+
+
+def test_unknown_pair_label_is_refused(
+    tiny_bert: Path, toy_pairs: pd.DataFrame, fit_base: Callable[..., np.ndarray]
+) -> None:
+    with pytest.raises(DataError, match="Label 'x'"):
+        fit_base(tiny_bert, toy_pairs.assign(label="x"))
+
+
+def test_training_without_pairs_is_refused(
+    tiny_bert: Path, toy_pairs: pd.DataFrame, fit_base: Callable[..., np.ndarray]
+) -> None:
+    with pytest.raises(DataError, match="no labelled pairs"):
+        fit_base(tiny_bert, toy_pairs[:0])
+
+
+def test_diverging_training_is_stopped(
+    tiny_bert: Path, toy_pairs: pd.DataFrame, fit_base: Callable[..., np.ndarray]
+) -> None:
+    with pytest.raises(ModelError, match=r"training loss is (nan|inf) at step"):
+        fit_base(tiny_bert, toy_pairs, learning_rate=1e38)
+
+
+def test_stopped_training_leaves_no_checkpoint(
+    tiny_bert: Path, toy_pairs: pd.DataFrame, fit_base: Callable[..., np.ndarray], tmp_path: Path
+) -> None:
+    with pytest.raises(ModelError):
+        fit_base(tiny_bert, toy_pairs, learning_rate=1e38)
+    assert not (tmp_path / "base").exists()
+
+
+# -- fine-tuning -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def base(tiny_bert: Path, nli_labels: LabelSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base classifier that has seen one step."""
+    directory = tmp_path_factory.mktemp("classifier") / "base"
+    pairs = pd.DataFrame({"premise": ["rain fell"], "hypothesis": ["it is never so"], "label": ["c"]})
+    train_base(
+        tiny_bert,
+        pairs,
+        directory,
+        labels=nli_labels,
+        text_fields=FIELDS,
+        max_length=64,
+        device=CPU,
+        settings=BaseClassifier.model_validate({"epochs": 1}),
+        seed=1,
+    )
+    return directory
+
+
+@pytest.fixture
+def train(base: Path, nli_labels: LabelSet, toy_items: pd.DataFrame, tmp_path: Path) -> Train:
+    """Fine-tune on `targets` (default: the HJD as system `hjd`) into `tmp_path/system-seed`; returns the history."""
+
+    def run(
+        targets: dict[str, pd.DataFrame] | None = None,
+        items: pd.DataFrame = toy_items,
+        seeds: tuple[int, ...] = (1,),
+        **settings: float,
+    ) -> pd.DataFrame:
+        targets = targets or {"hjd": from_counts(items, "hjd", nli_labels)}
+        defaults = {"epochs": 5, "learning_rate": 2e-3, "batch_size": 4, "evaluate_every": 4}
+        return finetune_systems(
+            base,
+            items,
+            targets,
+            {(slug, seed): tmp_path / f"{slug}-{seed}" for slug in targets for seed in seeds},
+            labels=nli_labels,
+            text_fields=FIELDS,
+            max_length=64,
+            device=CPU,
+            settings=FineTuning.model_validate(defaults | settings),
+            seeds=seeds,
+        )
+
+    return run
+
+
+def set_hjd(items: pd.DataFrame, split: str, value: float | list[float]) -> pd.DataFrame:
+    """A copy of `items` with every `hjd_*` of one split replaced."""
+    changed = items.copy()
+    changed.loc[changed["split"] == split, ["hjd_e", "hjd_n", "hjd_c"]] = value
+    return changed
+
+
+def test_history_has_its_schema(train: Train) -> None:
+    assert io.to_table(train(), schemas.training_history()).num_rows == 4
+
+
+def test_dev_is_scored_at_intervals_and_at_the_end(train: Train) -> None:
+    assert train(epochs=3, evaluate_every=4)["step"].tolist() == [4, 8, 9]
+
+
+def test_last_step_is_scored_once_if_the_interval_divides(train: Train) -> None:
+    assert train(epochs=4, evaluate_every=4)["step"].tolist() == [4, 8, 12]
+
+
+def test_every_run_has_one_best_step(train: Train) -> None:
+    history = train(seeds=(1, 2))
+    assert history.groupby(["system", "seed"])["is_best"].sum().tolist() == [1, 1]
+
+
+def test_train_loss_falls(train: Train) -> None:
+    history = train(epochs=30, evaluate_every=9)
+    assert history["train_loss"].iloc[-1] < history["train_loss"].iloc[0] - 0.1
+
+
+def test_best_step_has_the_highest_macro_f1(train: Train) -> None:
+    history = train(epochs=8, evaluate_every=2)
+    assert history.loc[history["is_best"], "dev_macro_f1"].item() == history["dev_macro_f1"].max()
+
+
+def test_macro_f1_ties_go_to_the_lower_dev_loss(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(finetune, "f1", lambda *_: 0.5)
+    history = train(evaluate_every=2)
+    assert history.loc[history["is_best"], "dev_loss"].item() == history["dev_loss"].min()
+
+
+def test_full_ties_go_to_the_earlier_step(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(finetune, "f1", lambda *_: 0.5)
+    monkeypatch.setattr(finetune, "cross_entropy", lambda *_: np.ones(1))
+    assert train()["is_best"].tolist() == [True, False, False, False]
+
+
+def test_weights_of_the_best_step_are_saved(
+    train: Train, toy_items: pd.DataFrame, nli_labels: LabelSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = iter([0.1, 0.9, 0.3, 0.2])
+    monkeypatch.setattr(finetune, "f1", lambda *_: next(scores))
+    best = train().query("is_best")["dev_loss"].item()
+    dev = toy_items[toy_items["split"] == "dev"]
+    p = saved_predictions(tmp_path / "hjd-1", dev, nli_labels)
+    assert cross_entropy(dev[["hjd_e", "hjd_n", "hjd_c"]], p).mean() == pytest.approx(best, abs=1e-9)
+
+
+def test_macro_f1_is_taken_against_the_majority_of_the_dev_hjd(
+    train: Train, toy_items: pd.DataFrame, nli_labels: LabelSet, tmp_path: Path
+) -> None:
+    # All dev items to neutral: the gold majority differs from the training labels.
+    items = set_hjd(toy_items, "dev", [0.3, 0.4, 0.3])
+    best = train(items=items).query("is_best")["dev_macro_f1"].item()
+    p = saved_predictions(tmp_path / "hjd-1", items[items["split"] == "dev"], nli_labels)
+    assert best == pytest.approx(f1([1] * 12, majority(p), 3, "macro"))
+
+
+def test_fine_tuning_is_deterministic(train: Train) -> None:
+    pd.testing.assert_frame_equal(train(), train(), check_exact=True)
+
+
+def test_saved_weights_are_deterministic(
+    train: Train, toy_items: pd.DataFrame, nli_labels: LabelSet, tmp_path: Path
+) -> None:
+    found = []
+    for _ in range(2):
+        train()
+        found.append(saved_predictions(tmp_path / "hjd-1", toy_items, nli_labels))
+    assert np.array_equal(found[0], found[1])
+
+
+def test_seeds_differ(train: Train) -> None:
+    history = train(seeds=(1, 2))
+    first, second = (history.loc[history["seed"] == seed, "dev_loss"].tolist() for seed in (1, 2))
+    assert first != second
+
+
+def test_systems_of_one_seed_start_alike_and_see_the_same_batches(
+    train: Train, toy_items: pd.DataFrame, nli_labels: LabelSet
+) -> None:
+    hjd = from_counts(toy_items, "hjd", nli_labels)
+    history = train({"one": hjd, "two": hjd})
+    first, second = (history.loc[history["system"] == slug, "dev_loss"].tolist() for slug in ("one", "two"))
+    assert first == second
+
+
+def test_targets_are_joined_on_uid(train: Train, toy_items: pd.DataFrame, nli_labels: LabelSet) -> None:
+    hjd = from_counts(toy_items, "hjd", nli_labels)
+    listed, shuffled = train({"hjd": hjd}), train({"hjd": hjd.sample(frac=1, random_state=0)})
+    pd.testing.assert_frame_equal(listed, shuffled, check_exact=True)
+
+
+def test_missing_target_names_item_and_system(train: Train, toy_items: pd.DataFrame, nli_labels: LabelSet) -> None:
+    hjd = from_counts(toy_items, "hjd", nli_labels)
+    with pytest.raises(DataError, match="System varierr: item train-3 has no distribution"):
+        train({"varierr": hjd[hjd["uid"] != "train-3"]})
+
+
+def test_missing_dev_hjd_is_refused(train: Train, toy_items: pd.DataFrame) -> None:
+    with pytest.raises(DataError, match="HJD of the dev items: item dev-12"):
+        train(items=set_hjd(toy_items, "dev", np.nan))
+
+
+def test_test_items_are_not_used(train: Train, toy_items: pd.DataFrame) -> None:
+    changed = set_hjd(toy_items, "test", np.nan)
+    pd.testing.assert_frame_equal(train(), train(items=changed), check_exact=True)
+
+
+@pytest.mark.parametrize("split", ["train", "dev"])
+def test_missing_split_is_named(train: Train, toy_items: pd.DataFrame, split: str) -> None:
+    with pytest.raises(DataError, match=f"no {split} items"):
+        train(items=toy_items[toy_items["split"] != split])
+
+
+def test_base_with_another_label_order_is_refused(
+    base: Path, nli_labels: LabelSet, toy_items: pd.DataFrame, tmp_path: Path
+) -> None:
+    other = LabelSet(nli_labels.labels[::-1])
+    with pytest.raises(ModelError, match="label order differs"):
+        finetune_systems(
+            base,
+            toy_items,
+            {"hjd": from_counts(toy_items, "hjd", other)},
+            {("hjd", 1): tmp_path / "never"},
+            labels=other,
+            text_fields=FIELDS,
+            max_length=64,
+            device=CPU,
+            settings=FineTuning.model_validate({}),
+            seeds=[1],
+        )

@@ -1,0 +1,556 @@
+"""Loading and checking data: the user's tables, the public corpora in miniature, published explanations."""
+
+from __future__ import annotations
+
+import json
+import re
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mjd import schemas
+from mjd.config import ItemsData, OodData, PairsData, Task
+from mjd.data import checks
+from mjd.data.loaders import load_items, load_ood, load_pairs, load_published_answers, load_published_selection
+from mjd.data.public import source_directory
+from mjd.errors import DataError
+from mjd.io import to_table
+from mjd.labels import label_set
+from mjd.registry import PublishedSet
+from mjd.settings import check
+
+SAMPLE = Path(__file__).parents[2] / "resources/sample"
+NAMES = {"e": "entailment", "n": "neutral", "c": "contradiction"}
+COUNTS = {
+    "varierr": {"title": "VariErr dist", "guided_by": "explanations"},
+    "mnli": {"title": "MNLI dist", "guided_by": "counts"},
+}
+ITEMS = """\
+uid,premise,hypothesis,hjd_e,hjd_n,hjd_c,varierr_e,varierr_n,varierr_c,mnli_e,mnli_n,mnli_c,split
+t1,It rained. ,The street is wet.,0.6,0.3,0.1,2,2,0,3,2,0,train
+t2,"Two dogs, one cat.",Three animals.,,,,,,,,,,train
+d1,She left.,She is gone.,0.5,0.25,0.25,,,,,,,dev
+x1,NA,None,0,0,1,1,0,3,0,0,5,test
+"""
+EXPLANATIONS = """\
+uid,position,label,text,annotator
+t2,1,neutral,One may be a plant.,
+t1,0,e,Rain makes streets wet.,a1
+t2,0,e,Two and one are three.,a2
+"""
+
+
+def nli_task(**changes: Any) -> Task:
+    labels = [{"key": key, "name": name} for key, name in NAMES.items()]
+    values = {"labels": labels, "text_fields": ["premise", "hypothesis"], "label_counts": COUNTS}
+    return check(Task, values | changes, "task")
+
+
+TASK = nli_task()
+LABELS = TASK.label_set
+
+
+def write(path: Path, text: str) -> str:
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def load_tables(
+    directory: Path,
+    items: str = ITEMS,
+    explanations: str | None = EXPLANATIONS,
+    limit: int | None = None,
+    task: Task = TASK,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    given_explanations = write(directory / "explanations.csv", explanations) if explanations is not None else None
+    data = ItemsData(
+        loader="tables", items=write(directory / "items.csv", items), human_explanations=given_explanations
+    )
+    return load_items(data, task, {}, limit)
+
+
+# -- tables that are right ------------------------------------------------------------------------------------------
+
+
+def test_tables_are_typed_and_ordered(tmp_path: Path) -> None:
+    items, explanations = load_tables(tmp_path)
+    schema = schemas.items(LABELS, TASK.text_fields, list(TASK.label_counts))
+    assert list(items.columns) == schema.names
+    table = to_table(items, schema)
+    assert table.column("varierr_e").to_pylist() == [2, None, None, 1]
+    assert table.column("hjd_n").to_pylist() == [0.3, None, 0.25, 0.0]
+    assert items["premise"].tolist() == ["It rained.", "Two dogs, one cat.", "She left.", "NA"]
+    shown = to_table(explanations, schemas.human_explanations()).to_pylist()
+    assert [(row["uid"], row["position"], row["label"], row["annotator"]) for row in shown] == [
+        ("t1", 0, "e", "a1"),
+        ("t2", 0, "e", "a2"),
+        ("t2", 1, "n", None),
+    ]
+
+
+def test_parquet_is_read_like_csv(tmp_path: Path) -> None:
+    from_csv, _ = load_tables(tmp_path)
+    from_csv.assign(hjd_e=from_csv["hjd_e"].astype("float64")).to_parquet(tmp_path / "items.parquet")
+    data = ItemsData(loader="tables", items=str(tmp_path / "items.parquet"))
+    from_parquet, explanations = load_items(data, TASK, {}, None)
+    pd.testing.assert_frame_equal(from_parquet, from_csv)
+    assert explanations.empty
+    to_table(explanations, schemas.human_explanations())
+
+
+def test_numeric_uids_of_parquet_are_text(tmp_path: Path) -> None:
+    table = pd.DataFrame({"uid": [1, 2], "premise": ["a", "b"], "hypothesis": ["c", "d"], "label": ["e", "Neutral"]})
+    table.to_parquet(tmp_path / "pairs.parquet")
+    pairs = load_pairs(PairsData(loader="tables", path=str(tmp_path / "pairs.parquet")), TASK, {})
+    assert pairs.to_numpy().tolist() == [["1", "a", "c", "e"], ["2", "b", "d", "n"]]
+
+
+def test_limit_keeps_the_first_of_each_split(tmp_path: Path) -> None:
+    items, explanations = load_tables(tmp_path, limit=1)
+    assert items["uid"].tolist() == ["t1", "d1", "x1"]
+    assert explanations["uid"].tolist() == ["t1"]
+
+
+def test_optional_columns_may_be_absent(tmp_path: Path) -> None:
+    items, explanations = load_tables(
+        tmp_path, "uid,premise,hypothesis,split\nt1,a,b,train\n", "uid,label,text\nt1,e,x\nt1,n,y\n"
+    )
+    assert items.filter(regex="hjd|varierr|mnli").isna().all(axis=None)
+    assert explanations["position"].tolist() == [0, 1]
+    assert explanations["annotator"].isna().all()
+
+
+def test_other_tasks(tmp_path: Path) -> None:
+    task = nli_task(
+        labels=[{"key": "y", "name": "toxic"}, {"key": "no", "name": "fine"}], text_fields=["comment"], label_counts={}
+    )
+    items, explanations = load_tables(
+        tmp_path, "uid,comment,hjd_y,hjd_no,split\n7,hey,0.5,0.5,train\n", "uid,label,text\n7,Toxic,rude\n", task=task
+    )
+    assert list(items.columns) == ["uid", "comment", "hjd_y", "hjd_no", "split"]
+    assert explanations["label"].tolist() == ["y"]
+
+
+def test_bundled_sample_loads() -> None:
+    data = ItemsData(
+        loader="tables",
+        items=str(SAMPLE / "synthetic_items.csv"),
+        human_explanations=str(SAMPLE / "synthetic_human_explanations.csv"),
+    )
+    items, explanations = load_items(data, TASK, {}, None)
+    assert set(items["split"]) == {"train", "dev", "test"}
+    assert len(explanations)
+    assert len(load_pairs(PairsData(loader="tables", path=str(SAMPLE / "synthetic_nli_pairs.csv")), TASK, {}))
+    ood = load_ood(OodData(loader="tables", path=str(SAMPLE / "synthetic_ood.csv")), TASK, {}, 2)
+    assert ood["round"].tolist() == ["R1", "R1", "R2", "R2", "R3", "R3"]
+
+
+# -- tables that are wrong: the message names file, row, column and cure ---------------------------------------------
+
+BAD_ITEMS = [
+    (("uid,", "id,"), r"items\.csv: column 'uid' is missing \(has: id, premise.*Add the missing"),
+    (("hypothesis,hjd", "hyp,hjd"), r"column 'hypothesis' is missing"),
+    ((",hjd_n", ",hjd_x"), r"column 'hjd_n' is missing"),
+    ((",mnli_c", ",mnli_x"), r"column 'mnli_c' is missing"),
+    ((",split", ",part"), r"column 'split' is missing"),
+    (("t2,", "t1,"), r"items\.csv, row 2, column 'uid': 't1' was used already, in row 1\. Give every row a uid"),
+    (("t2,", " ,"), r"row 2, column 'uid': the cell is empty\. Fill"),
+    (("Three animals.", "  "), r"row 2, column 'hypothesis': the cell is empty"),
+    ((",train\nt2", ",Train\nt2"), r"row 1, column 'split': 'Train' is not one of train, dev, test"),
+    ((",dev", ","), r"row 3, column 'split': the empty cell is not one of"),
+    ((",train\n", ",dev\n"), r"column 'split': there are no train items\. Mark"),
+    (("0.6,0.3", "0.6,x"), r"row 1, column 'hjd_n': 'x' is not a number"),
+    (("0.6,0.3", "0.6,nan"), r"row 1, column 'hjd_n': 'nan' is not a number"),
+    (
+        ("0.6,0.3", "0.6,0.2"),
+        r"row 1, column 'hjd_e, hjd_n, hjd_c': an HJD sums to 0\.9, not 1 \(hjd_e=0\.6, hjd_n=0\.2",
+    ),
+    (("0.6,0.3", "0.6,inf"), r"row 1, column 'hjd_e, hjd_n, hjd_c': an HJD sums to"),
+    (("0.6,0.3,0.1", "0.6,0.5,-0.1"), r"row 1, column 'hjd_c': an HJD has a negative share \(hjd_e=0\.6.*hjd_c=-0\.1"),
+    (("0.6,0.3", "0.6,"), r"row 1, column 'hjd_n': the cell is empty but others of hjd_e, hjd_n, hjd_c are not"),
+    (("0.5,0.25,0.25", ",,"), r"row 3, column 'hjd_e': an item of split dev has no HJD\. Fill in hjd_e, hjd_n, hjd_c"),
+    (("2,2,0,3", "2,-2,0,3"), r"row 1, column 'varierr_n': -2 is not a number of annotators\. Give whole numbers"),
+    (("2,2,0,3", "2,1.5,0,3"), r"row 1, column 'varierr_n': 1\.5 is not a number of annotators"),
+    (("2,2,0,3", "2,inf,0,3"), r"row 1, column 'varierr_n': inf is not a number of annotators"),
+    (("2,2,0,3", "2,,0,3"), r"row 1, column 'varierr_n': the cell is empty but others"),
+    (("2,2,0,3", "0,0,0,3"), r"row 1, column 'varierr_e, varierr_n, varierr_c': all varierr counts are 0"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), BAD_ITEMS)
+def test_bad_items(tmp_path: Path, change: tuple[str, str], message: str) -> None:
+    broken = ITEMS.replace(*change)
+    assert broken != ITEMS
+    with pytest.raises(DataError, match=message) as caught:
+        load_tables(tmp_path, broken, None)
+    assert str(tmp_path / "items.csv") in caught.value.problem
+    assert caught.value.cure
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("label,", "lable,"), r"explanations\.csv: column 'label' is missing"),
+        (("t1,0", "t9,0"), r"explanations\.csv, row 2, column 'uid': 't9' is not the uid of an item\. Correct"),
+        (("neutral", "maybe"), r"row 1, column 'label': 'maybe' is not one of e, n, c\. Use the keys or names"),
+        (("neutral", ""), r"row 1, column 'label': the empty cell is not one of"),
+        (("One may be a plant.", ""), r"row 1, column 'text': the cell is empty"),
+        (("t2,1", "t2,0"), r"row 3, column 'position': item 't2' has position 0 twice\. Number"),
+        (("t2,1", "t2,2"), r"row 1, column 'position': item 't2' has position 2, expected 1"),
+        (("t2,1", "t2,"), r"row 1, column 'position': item 't2' has position nan"),
+        (("t2,1", "t2,first"), r"row 1, column 'position': 'first' is not a number"),
+    ],
+)
+def test_bad_human_explanations(tmp_path: Path, change: tuple[str, str], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        load_tables(tmp_path, ITEMS, EXPLANATIONS.replace(*change))
+
+
+PAIRS = "uid,round,premise,hypothesis,label\np1,R1,a,b,e\np2,R2,c,d,contradiction\np3,R3,e,f,n\n"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("premise", "text"), r"pairs\.csv: column 'premise' is missing"),
+        (("p2", "p1"), r"pairs\.csv, row 2, column 'uid': 'p1' was used already, in row 1"),
+        ((",n\n", ",x\n"), r"row 3, column 'label': 'x' is not one of e, n, c"),
+        ((",d,", ",,"), r"row 2, column 'hypothesis': the cell is empty"),
+    ],
+)
+def test_bad_pairs_and_ood(tmp_path: Path, change: tuple[str, str], message: str) -> None:
+    path = write(tmp_path / "pairs.csv", PAIRS.replace(*change))
+    with pytest.raises(DataError, match=message):
+        load_pairs(PairsData(loader="tables", path=path), TASK, {})
+    with pytest.raises(DataError, match=message):
+        load_ood(OodData(loader="tables", path=path), TASK, {})
+
+
+def test_pairs_must_not_be_empty(tmp_path: Path) -> None:
+    path = write(tmp_path / "pairs.csv", PAIRS.splitlines()[0])
+    with pytest.raises(DataError, match="has no rows"):
+        load_pairs(PairsData(loader="tables", path=path), TASK, {})
+
+
+def test_rounds_are_checked(tmp_path: Path) -> None:
+    path = write(tmp_path / "ood.csv", PAIRS)
+    with pytest.raises(DataError, match=r"row 3, column 'round': 'R3' is not one of R1, R2\. .*data\.ood\.rounds"):
+        load_ood(OodData(loader="tables", path=path, rounds=["R1", "R2"]), TASK, {})
+    with pytest.raises(DataError, match="there are no items of round 'R4'"):
+        load_ood(OodData(loader="tables", path=path, rounds=["R1", "R2", "R3", "R4"]), TASK, {})
+    found = load_ood(OodData(loader="tables", path=path, rounds=["R3", "R1", "R2"]), TASK, {})
+    assert found["round"].tolist() == ["R3", "R1", "R2"]
+
+
+def test_more_rows_are_counted(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"row 1, column 'label': 'x' .* \(and 2 more such rows\)"):
+        load_tables(tmp_path, ITEMS, "uid,label,text\nt1,x,a\nt1,x,b\nt1,x,c\n")
+
+
+def test_unreadable_tables(tmp_path: Path) -> None:
+    for name, content, message in (
+        ("absent.csv", None, "does not exist"),
+        ("absent.parquet", None, "does not exist"),
+        ("items.xlsx", b"", r"neither CSV nor Parquet"),
+        ("empty.csv", b"", "not a readable CSV"),
+        ("latin.csv", b"uid\n\xe9\n", "not a readable CSV"),
+        ("items.parquet", b"no", "not a readable Parquet"),
+    ):
+        if content is not None:
+            (tmp_path / name).write_bytes(content)
+        with pytest.raises(DataError, match=message):
+            load_items(ItemsData(loader="tables", items=str(tmp_path / name)), TASK, {}, None)
+
+
+def test_ignored_columns_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    load_tables(tmp_path, "uid,premise,hypothesis,split,HJD_e\nt1,a,b,train,1\n", None)
+    assert re.search(r"items\.csv: column\(s\) HJD_e are not used", caplog.text)
+
+
+# -- property: exactly the distributions pass ------------------------------------------------------------------------
+
+shares = st.lists(st.floats(-0.5, 1.5, allow_nan=False), min_size=3, max_size=3)
+
+
+@given(st.lists(shares, min_size=1, max_size=8), st.booleans())
+def test_hjd_check_accepts_exactly_distributions(rows: list[list[float]], normalise: bool) -> None:
+    values = np.abs(np.array(rows)) if normalise else np.array(rows)
+    if normalise:
+        values = (values + 1e-3) / (values + 1e-3).sum(axis=1, keepdims=True)
+    items = pd.DataFrame(values, columns=LABELS.columns("hjd")).assign(split="dev")
+    items.insert(0, "uid", [f"u{row}" for row in range(len(items))])
+    items["premise"] = "text"
+    wrong = (values < 0).any(axis=1) | (np.abs(values.sum(axis=1) - 1) > checks.HJD_TOLERANCE)
+    items.loc[len(items)] = {"uid": "train", "split": "train", "premise": "text"}
+    if not wrong.any():
+        checks.check_items(items, LABELS, ["premise"], [], "items.csv")
+        return
+    with pytest.raises(DataError, match=r"items\.csv, row \d+, column 'hjd_") as caught:
+        checks.check_items(items, LABELS, ["premise"], [], "items.csv")
+    row = int(re.findall(r"row (\d+)", caught.value.problem)[0])
+    assert wrong[row - 1]
+
+
+# -- public corpora in miniature -------------------------------------------------------------------------------------
+
+
+def json_lines(path: Path, records: list[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+
+
+def nli_item(premise: str, comments: list[tuple[str, str]]) -> dict[str, Any]:
+    counts = [sum(code == key for _, code in comments) for key in "enc"]
+    return {
+        "premise": premise,
+        "hypothesis": "H.",
+        "mnli labels": ["e", [3, 2, 0]],
+        "chaos probs": [0.2, 0.3, 0.5],
+        "varierr labels": counts,
+        "comments": comments,
+    }
+
+
+@pytest.fixture
+def mjd_estimator(tmp_path: Path) -> dict[str, Path]:
+    """Two train, one dev, one test item; ChaosNLI in another order, with other white space and label order."""
+    sources = {name: tmp_path / name for name in ("mjd-estimator-items", "mjd-estimator-splits", "chaosnli-mnli")}
+    train = [nli_item("P one.", [("b ", "n"), ("a", "e")]), nli_item("P two.", [("c", "c")])]
+    json_lines(sources["mjd-estimator-items"] / "MJD-generator/NLI_explanations.json", train)
+    for split in ("dev", "test"):
+        path = sources["mjd-estimator-splits"] / f"MJD-fine-tuning/data/chaos_dev_test/{split}.json"
+        json_lines(path, [{"premise": f"P {split}.", "hypothesis": "H.", "label": [0.2, 0.3, 0.5]}])
+    chaos = [
+        {"uid": f"u-{name}", "label_counter": {"c": 50, "e": 20, "n": 30}, "label_count": [9, 9, 9],
+         "example": {"uid": "x", "premise": f" P  {name}. ", "hypothesis": "H. "}}
+        for name in ("test", "two", "dev", "one", "unused")
+    ]  # fmt: skip
+    json_lines(sources["chaosnli-mnli"] / "data/chaosNLI_v1.0/chaosNLI_mnli_m.jsonl", chaos)
+    return sources
+
+
+def test_mjd_estimator(mjd_estimator: dict[str, Path]) -> None:
+    items, explanations = load_items(ItemsData(loader="mjd-estimator"), TASK, mjd_estimator, None)
+    assert items["uid"].tolist() == ["u-one", "u-two", "u-dev", "u-test"]
+    assert items["split"].tolist() == ["train", "train", "dev", "test"]
+    assert items[LABELS.columns("hjd")].to_numpy().tolist() == [[0.2, 0.3, 0.5]] * 4
+    table = to_table(items, schemas.items(LABELS, TASK.text_fields, list(TASK.label_counts)))
+    assert table.column("varierr_n").to_pylist() == [1, 0, None, None]
+    assert table.column("mnli_e").to_pylist() == [3, 3, None, None]
+    assert explanations[["uid", "position", "label", "text"]].to_numpy().tolist() == [
+        ["u-one", 0, "n", "b"],
+        ["u-one", 1, "e", "a"],
+        ["u-two", 0, "c", "c"],
+    ]
+
+
+def test_mjd_estimator_in_another_label_order(mjd_estimator: dict[str, Path]) -> None:
+    labels = [
+        {"key": key, "name": name}
+        for key, name in (("con", "Contradiction"), ("neu", "neutral"), ("ent", "entailment"))
+    ]
+    task = nli_task(labels=labels, text_fields=["context", "statement"], label_counts={})
+    items, explanations = load_items(ItemsData(loader="mjd-estimator"), task, mjd_estimator, None)
+    assert items.iloc[0].to_dict() == {
+        "uid": "u-one", "context": "P one.", "statement": "H.",
+        "hjd_con": 0.5, "hjd_neu": 0.3, "hjd_ent": 0.2, "split": "train",
+    }  # fmt: skip
+    assert explanations["label"].tolist() == ["neu", "ent", "con"]
+
+
+def test_mjd_estimator_joins_one_to_one(mjd_estimator: dict[str, Path]) -> None:
+    path = mjd_estimator["mjd-estimator-splits"] / "MJD-fine-tuning/data/chaos_dev_test/test.json"
+    data = ItemsData(loader="mjd-estimator")
+    for premise in ("P dev.", "P absent."):  # in two splits; in no split of ChaosNLI
+        json_lines(path, [{"premise": premise, "hypothesis": "H.", "label": [1, 0, 0]}])
+        with pytest.raises(DataError, match=rf"test\.json: an item is not in .*'{re.escape(premise)} / H\.'"):
+            load_items(data, TASK, mjd_estimator, None)
+    json_lines(path, [{"premise": "P test.", "hypothesis": "H."}] * 2)
+    with pytest.raises(DataError, match="row 2: the texts occur twice"):
+        load_items(data, TASK, mjd_estimator, None)
+    path.write_text("{}\n{broken\n")
+    with pytest.raises(DataError, match=r"test\.json, line 2 is not JSON"):
+        load_items(data, TASK, mjd_estimator, None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"labels": [{"key": "y", "name": "yes"}, {"key": "n", "name": "no"}], "label_counts": {}},
+            "task.labels names yes, no",
+        ),
+        ({"text_fields": ["premise"]}, "task.text_fields names 1"),
+        ({"label_counts": {"snli": COUNTS["mnli"]}}, "has the label counts varierr, mnli, not 'snli'"),
+    ],
+)
+def test_public_loaders_need_an_nli_task(mjd_estimator: dict[str, Path], changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        load_items(ItemsData(loader="mjd-estimator"), nli_task(**changes), mjd_estimator, None)
+
+
+def test_sources_must_be_downloaded() -> None:
+    with pytest.raises(DataError, match="source x was not downloaded"):
+        source_directory({}, "x")
+
+
+def test_esnli(tmp_path: Path) -> None:
+    directory = tmp_path / "dataset/eSNLI"
+    directory.mkdir(parents=True)
+    for split in ("dev", "test"):
+        write(directory / f"s1.{split}", "One .\nTwo .\nThree .\n")
+        write(directory / f"s2.{split}", " A .\nB .\nC .\n")
+        write(directory / f"labels.{split}", "neutral\n-\nentailment\n")
+    pairs = load_pairs(PairsData(loader="esnli", limit=3), TASK, {"esnli": tmp_path})
+    assert pairs.to_numpy().tolist() == [
+        ["esnli-dev-00001", "One .", "A .", "n"],
+        ["esnli-dev-00003", "Three .", "C .", "e"],
+        ["esnli-test-00001", "One .", "A .", "n"],
+    ]
+    write(directory / "s2.test", "A .\n")
+    with pytest.raises(DataError, match="e-SNLI test files differ in length"):
+        load_pairs(PairsData(loader="esnli"), TASK, {"esnli": tmp_path})
+
+
+def make_zip(path: Path, members: dict[str, list[dict[str, Any]]]) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, records in members.items():
+            archive.writestr(name, "".join(json.dumps(record) + "\n" for record in records))
+            archive.writestr(f"__MACOSX/{name}", "")
+    return path
+
+
+def test_multinli(tmp_path: Path) -> None:
+    records = [
+        {"gold_label": label, "sentence1": f"s{row}", "sentence2": hypothesis}
+        for row, (label, hypothesis) in enumerate(
+            [("neutral", "a"), ("-", "b"), ("entailment", " "), ("contradiction", "d")]
+        )
+    ]
+    make_zip(tmp_path / "multinli_1.0.zip", {"multinli_1.0/multinli_1.0_train.jsonl": records})
+    pairs = load_pairs(PairsData(loader="multinli"), TASK, {"multinli": tmp_path})
+    assert pairs["uid"].tolist() == ["multinli-000001", "multinli-000004"]
+    assert pairs["label"].tolist() == ["n", "c"]
+    assert len(load_pairs(PairsData(loader="multinli", limit=1), TASK, {"multinli": tmp_path})) == 1
+
+
+def test_anli_dev(tmp_path: Path) -> None:
+    directory = tmp_path / "anlizinganli/anli_annot_v0.2"
+    directory.mkdir(parents=True)
+    for name in ("1", "2", "3"):  # columns differ in order between rounds
+        write(
+            directory / f"ANLI_analysis_r{name}_dev.csv",
+            f'eid,uid,gold_label,statement,context\nx,u{name},c,"S, s",C\n',
+        )
+    ood = load_ood(OodData(loader="anli-dev"), TASK, {"anli-dev": tmp_path})
+    assert ood.to_numpy().tolist() == [[f"u{n}", f"R{n}", "C", "S, s", "c"] for n in (1, 2, 3)]
+    with pytest.raises(DataError, match=r"data\.ood\.rounds names 'A1', but ANLI has R1, R2, R3"):
+        load_ood(OodData(loader="anli-dev", rounds=["A1"]), TASK, {"anli-dev": tmp_path})
+
+
+def test_anli_test(tmp_path: Path) -> None:
+    members = {
+        f"anli_v1.0/R{n}/test.jsonl": [
+            {"uid": f"u{n}-{row}", "context": "C", "hypothesis": "H", "label": "e"} for row in range(3)
+        ]
+        for n in (1, 2, 3)
+    }
+    archive = make_zip(tmp_path / "anli_v1.0.zip", members)
+    ood = load_ood(OodData(loader="anli-test", rounds=["R2", "R1"]), TASK, {"anli": tmp_path}, limit=2)
+    assert ood["uid"].tolist() == ["u2-0", "u2-1", "u1-0", "u1-1"]
+    make_zip(archive, {"anli_v1.0/R1/dev.jsonl": []})
+    with pytest.raises(DataError, match=r"anli_v1\.0\.zip has 0 files that end in R1/test\.jsonl"):
+        load_ood(OodData(loader="anli-test"), TASK, {"anli": tmp_path})
+    archive.write_bytes(b"not a zip")
+    with pytest.raises(DataError, match="is not a ZIP archive"):
+        load_ood(OodData(loader="anli-test"), TASK, {"anli": tmp_path})
+    archive.unlink()
+    with pytest.raises(DataError, match="does not exist"):
+        load_ood(OodData(loader="anli-test"), TASK, {"anli": tmp_path})
+
+
+# -- published explanations ------------------------------------------------------------------------------------------
+
+LLAMA = PublishedSet(
+    title="Llama3",
+    source="s",
+    answers="raw/{index}/{label}",
+    labels={"e": "E", "n": "N", "c": "C"},
+    answer_after="assistant<|end|>",
+    answer_before="<|eot|>",
+)
+
+
+@pytest.fixture
+def items(mjd_estimator: dict[str, Path]) -> pd.DataFrame:
+    return load_items(ItemsData(loader="mjd-estimator"), TASK, mjd_estimator, None)[0]
+
+
+@pytest.fixture
+def answers(tmp_path: Path) -> Path:
+    for index, name in enumerate(("one", "two")):
+        for label in "ENC":
+            path = tmp_path / f"raw/{index}/{label}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write(path, f"user<|eot|>P  {name}. H.<|eot|>assistant<|end|>\n\n* {name} {label}\n<|eot|>")
+    return tmp_path
+
+
+def test_published_answers(items: pd.DataFrame, answers: Path) -> None:
+    found = load_published_answers(LLAMA, answers, items, LABELS)
+    assert found.to_numpy().tolist() == [
+        [f"u-{name}", key, f"* {name} {key.upper()}"] for name in ("one", "two") for key in "enc"
+    ]
+    first = items.groupby("split").head(1).reset_index(drop=True)
+    assert load_published_answers(LLAMA, answers, first, LABELS).equals(found[:3])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, r"raw/1/N, a published answer, does not exist"),
+        ("P two. H.", r"raw/1/N lacks 'assistant<\|end\|>'"),
+        ("P one. H. assistant<|end|>x", r"raw/1/N answers another item: its prompt lacks 'P two\.'"),
+        ("P two. H. assistant<|end|> <|eot|>", r"raw/1/N holds no answer"),
+    ],
+)
+def test_bad_published_answers(items: pd.DataFrame, answers: Path, content: str | None, message: str) -> None:
+    path = answers / "raw/1/N"
+    path.unlink() if content is None else write(path, content)
+    with pytest.raises(DataError, match=message):
+        load_published_answers(LLAMA, answers, items, LABELS)
+
+
+def test_published_answers_need_their_labels(items: pd.DataFrame, answers: Path) -> None:
+    labels = label_set([{"key": "yes", "name": "yes"}, {"key": "no", "name": "no"}])
+    with pytest.raises(DataError, match="Published set Llama3 has no answers for label 'yes'"):
+        load_published_answers(LLAMA, answers, items, labels)
+
+
+def test_published_selection_joins_by_text(items: pd.DataFrame, tmp_path: Path) -> None:
+    records = [
+        {"premise": f"P {name}.", "hypothesis": "H.", "machine_replaced_comments": [[f"{name} \n", "c"], ["x", "e"]]}
+        for name in ("two", "other", "one")
+    ]
+    json_lines(tmp_path / "selection.json", records)
+    found = load_published_selection(tmp_path / "selection.json", items, LABELS)
+    to_table(found, schemas.explanations())
+    assert found.to_numpy().tolist() == [
+        ["u-one", 0, "c", "one"],
+        ["u-one", 1, "e", "x"],
+        ["u-two", 0, "c", "two"],
+        ["u-two", 1, "e", "x"],
+    ]
+    json_lines(tmp_path / "selection.json", records[:2])
+    with pytest.raises(DataError, match="has no selection for item 'u-one'"):
+        load_published_selection(tmp_path / "selection.json", items, LABELS)
+    records[0]["machine_replaced_comments"] = [["text", "z"]]
+    json_lines(tmp_path / "selection.json", records)
+    with pytest.raises(DataError, match=r"whose name ends in comments"):
+        load_published_selection(tmp_path / "selection.json", items, LABELS)

@@ -1,0 +1,133 @@
+"""Scoring and generation: label order, errors, and nothing done twice (with the fake engine)."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from mjd import scoring
+from mjd.config import Sampling, read_config
+from mjd.errors import DataError
+from mjd.generation import generate_answers
+from mjd.llm.base import EngineInfo, Generate, Score, Scored, Usage, request_key
+from mjd.llm.fake import FakeEngine
+from mjd.llm.store import Store
+from mjd.scoring import PromptSettings, ScoreChunks, score_items
+
+CONFIG = read_config("config/config.yaml")
+ITEMS = pd.DataFrame({"uid": ["i1", "i2"], "premise": ["P one.", "P two."], "hypothesis": ["H one.", "H two."]})
+SHOWN = pd.DataFrame(
+    {"uid": ["i1", "i1", "i2"], "position": [1, 0, 0], "label": ["n", "e", "c"], "text": ["t1", "t0", "t2"]}
+)
+
+
+def settings(mode: str = "explicit", orders: str | int = "all") -> PromptSettings:
+    return PromptSettings(CONFIG.prompts, CONFIG.labels, ("premise", "hypothesis"), mode, orders, 1)
+
+
+class LetterEngine(FakeEngine):
+    """Scores A, B, C as 3, 2, 1; fails after `fail_after` requests."""
+
+    def __init__(self, fail_after: int | None = None) -> None:
+        super().__init__()
+        self.fail_after = fail_after
+
+    def score(self, requests: Sequence[Score]) -> Iterator[tuple[int, Scored]]:
+        for i, _ in reversed(list(enumerate(requests))):
+            if self.fail_after is not None and self.asked >= self.fail_after:
+                raise RuntimeError("killed")
+            self.asked += 1
+            yield i, Scored((3.0, 2.0, 1.0), "logit", 0.5, Usage(1))
+
+
+def test_scores_are_in_label_order_whatever_the_option_order(tmp_path: Path) -> None:
+    found = score_items(LetterEngine(), ITEMS, SHOWN, settings(), ScoreChunks(tmp_path)).set_index("option_order")
+    row = found.loc["c,e,n"].iloc[0]
+    assert (row["score_c"], row["score_e"], row["score_n"]) == (3, 2, 1)
+
+
+def test_one_row_for_every_prompt(tmp_path: Path) -> None:
+    found = score_items(FakeEngine(), ITEMS, SHOWN, settings(), ScoreChunks(tmp_path))
+    assert found.groupby("uid").size().to_dict() == {"i1": 12, "i2": 6}
+    assert set(found.loc[found["uid"] == "i1", "explanation_order"]) == {"0,1", "1,0"}
+
+
+def test_plain_prompts_have_no_explanation_order(tmp_path: Path) -> None:
+    found = score_items(FakeEngine(), ITEMS, None, settings("plain"), ScoreChunks(tmp_path))
+    assert set(found["explanation_order"]) == {""}
+
+
+def test_finished_scores_are_not_asked_for_again(tmp_path: Path) -> None:
+    first = score_items(FakeEngine(), ITEMS, SHOWN, settings(), ScoreChunks(tmp_path))
+    engine = FakeEngine()
+    again = score_items(engine, ITEMS, SHOWN, settings(), ScoreChunks(tmp_path))
+    assert engine.asked == 0
+    pd.testing.assert_frame_equal(first, again)
+
+
+def test_a_stopped_run_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scoring, "SECONDS_PER_CHUNK", 0.0)
+    with pytest.raises(RuntimeError, match="killed"):
+        score_items(LetterEngine(fail_after=5), ITEMS, SHOWN, settings(), ScoreChunks(tmp_path))
+    engine = LetterEngine()
+    found = score_items(engine, ITEMS, SHOWN, settings(), ScoreChunks(tmp_path))
+    assert (engine.asked, len(found)) == (18 - 5, 18)
+
+
+def test_chunks_are_merged_when_the_job_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scoring, "SECONDS_PER_CHUNK", 0.0)
+    score_items(FakeEngine(), ITEMS, SHOWN, settings(), ScoreChunks(tmp_path))
+    assert len(list(tmp_path.glob("*.parquet"))) == 1
+
+
+def test_another_model_revision_is_scored_anew(tmp_path: Path) -> None:
+    score_items(FakeEngine(), ITEMS, SHOWN, settings(), ScoreChunks(tmp_path))
+    engine = FakeEngine()
+    engine.info = EngineInfo("fake", "1", "fake-model@2")
+    score_items(engine, ITEMS, SHOWN, settings(), ScoreChunks(tmp_path))
+    assert engine.asked == 18
+
+
+def test_item_without_explanation_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="item i2 has no explanation, but this source shows them"):
+        score_items(FakeEngine(), ITEMS, SHOWN[:2], settings(), ScoreChunks(tmp_path))
+
+
+def answers(engine: FakeEngine, path: Path, items: pd.DataFrame = ITEMS) -> pd.DataFrame:
+    with Store(path) as store:
+        return generate_answers(
+            engine, items, CONFIG.labels, ("premise", "hypothesis"), CONFIG.prompts, Sampling(), 1, store
+        )
+
+
+def test_every_item_and_label_is_answered(tmp_path: Path) -> None:
+    found = answers(FakeEngine(), tmp_path / "s.sqlite")
+    assert list(zip(found["uid"], found["label"], strict=True)) == [(u, k) for u in ("i1", "i2") for k in "enc"]
+
+
+def test_stored_answers_are_not_asked_for_again(tmp_path: Path) -> None:
+    first = answers(FakeEngine(), tmp_path / "s.sqlite", ITEMS[:1])
+    engine = FakeEngine()
+    again = answers(engine, tmp_path / "s.sqlite")
+    assert engine.asked == 3
+    pd.testing.assert_frame_equal(first, again[:3])
+
+
+def test_a_damaged_store_is_an_error_and_stays_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "s.sqlite"
+    path.write_bytes(b"this is not a database" * 100)
+    with pytest.raises(DataError, match=r"response store .*s\.sqlite cannot be used"):
+        answers(FakeEngine(), path)
+    assert path.read_bytes() == b"this is not a database" * 100
+
+
+@pytest.mark.parametrize(
+    "change", [{"max_new_tokens": 9}, {"temperature": 0.5}, {"seed": 2}, {"sample_index": 1}, {"messages": ()}]
+)
+def test_the_key_covers_the_whole_request(change: dict) -> None:
+    info = EngineInfo("fake", "1", "m")
+    base = {"messages": (), "max_new_tokens": 8, "temperature": 0.0, "seed": 1, "sample_index": 0}
+    if change == {"messages": ()}:
+        base["messages"] = ("x",)
+    assert request_key(info, Generate(**base)) != request_key(info, Generate(**{**base, **change}))

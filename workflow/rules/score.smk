@@ -1,0 +1,98 @@
+# One job per scorer and source scores every prompt; cheap jobs turn scores into distributions.
+
+
+def shown_explanations(wildcards):
+    """The explanations that a scoring job shows."""
+    source, _, generator = wildcards.source.partition("@")
+    if source == "none":
+        return []
+    if source == "human":
+        return rules.load_items.output.human_explanations
+    return f"{RESULTS}/explanations/{generator or wildcards.llm}/selected/{source}-{wildcards.selection}.parquet"
+
+
+rule score:
+    input:
+        data_items=rules.load_items.output.data_items,
+        explanations=shown_explanations,
+        model=lambda wildcards: model_directory(wildcards.llm),
+    output:
+        f"{RESULTS}/scores/{{llm}}/{{source}}-{{selection}}-{{mode}}.parquet",
+    params:
+        engine=lambda wildcards: engine_params(wildcards.llm),
+        labels=CONFIG.label_entries,
+        text_fields=CONFIG.task.text_fields,
+        prompts=CONFIG.prompts.model_dump(),
+        orders=CONFIG.scoring.orders,
+        seed=CONFIG.seed,
+        chunks=f"{RESULTS}/store/scores/{{llm}}/{{source}}-{{selection}}-{{mode}}",
+    log:
+        f"{LOGS}/score/{{llm}}/{{source}}-{{selection}}-{{mode}}.log",
+    benchmark:
+        f"{BENCHMARKS}/score/{{llm}}/{{source}}-{{selection}}-{{mode}}.tsv"
+    wildcard_constraints:
+        llm="|".join(CONFIG.llms),
+    threads: lambda wildcards: CONFIG.llms[wildcards.llm].resources.threads
+    resources:
+        mem_mb=lambda wildcards: CONFIG.llms[wildcards.llm].resources.mem_mb,
+        runtime=lambda wildcards: CONFIG.llms[wildcards.llm].resources.runtime,
+        gpu=lambda wildcards: CONFIG.llms[wildcards.llm].resources.gpu,
+    conda:
+        "../envs/mjd.yaml"
+    message:
+        "{wildcards.llm} scores {wildcards.source} ({wildcards.selection}, {wildcards.mode})"
+    script:
+        "../scripts/score.py"
+
+
+rule mjd:
+    input:
+        data_items=rules.load_items.output.data_items,
+        scores=rules.score.output[0],
+    output:
+        f"{RESULTS}/mjd/{{llm}}/{{source}}-{{selection}}-{{mode}}-{{transform}}.parquet",
+    params:
+        transform=lambda wildcards: CONFIG.scoring.transforms[
+            wildcards.transform
+        ].model_dump(),
+        labels=CONFIG.label_entries,
+    log:
+        f"{LOGS}/mjd/{{llm}}/{{source}}-{{selection}}-{{mode}}-{{transform}}.log",
+    benchmark:
+        f"{BENCHMARKS}/mjd/{{llm}}/{{source}}-{{selection}}-{{mode}}-{{transform}}.tsv"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    conda:
+        "../envs/mjd.yaml"
+    message:
+        "MJD of {wildcards.llm}: {wildcards.source} ({wildcards.transform})"
+    script:
+        "../scripts/mjd.py"
+
+
+rule distributions:
+    input:
+        data_items=rules.load_items.output.data_items,
+    output:
+        **{
+            name: f"{RESULTS}/distributions/{name}.parquet"
+            for name in ["hjd", *CONFIG.task.label_counts, "uniform"]
+        },
+    params:
+        labels=CONFIG.label_entries,
+    log:
+        f"{LOGS}/distributions.log",
+    benchmark:
+        f"{BENCHMARKS}/distributions.tsv"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    conda:
+        "../envs/mjd.yaml"
+    message:
+        "Human label distributions"
+    script:
+        "../scripts/distributions.py"

@@ -1,0 +1,39 @@
+# Label-free and label-guided selection among a generator's candidates: all sources and selections in one job.
+
+
+rule select:
+    input:
+        data_items=rules.load_items.output.data_items,
+        human_explanations=rules.load_items.output.human_explanations,
+        candidates=f"{RESULTS}/explanations/{{llm}}/candidates.parquet",
+    output:
+        [
+            f"{RESULTS}/explanations/{{llm}}/selected/{source}-{selection}.parquet"
+            for source in CONFIG.model_sources
+            for selection in CONFIG.explanations.selections
+        ],
+    params:
+        wanted=[
+            {"source": source, "selection": selection}
+            for source in CONFIG.model_sources
+            for selection in CONFIG.explanations.selections
+        ],
+        guided_by={
+            f"{name}-lg": entry.guided_by
+            for name, entry in CONFIG.task.label_counts.items()
+        },
+        labels=CONFIG.label_entries,
+    log:
+        f"{LOGS}/select/{{llm}}.log",
+    benchmark:
+        f"{BENCHMARKS}/select/{{llm}}.tsv"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    conda:
+        "../envs/mjd.yaml"
+    message:
+        "Select explanations of {wildcards.llm}"
+    script:
+        "../scripts/select.py"

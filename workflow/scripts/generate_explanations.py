@@ -1,0 +1,24 @@
+"""Adapter of rule generate_explanations."""
+
+from mjd import schemas
+from mjd.config import Prompts, Sampling
+from mjd.generation import generate_answers
+from mjd.io import read_parquet, write_parquet
+from mjd.job import job, labels_of, provenance, start_engine, train_items
+from mjd.llm.store import Store
+from mjd.settings import check
+
+with job(snakemake), Store(snakemake.params.store) as store:
+    engine = start_engine(snakemake)
+    answers = generate_answers(
+        engine,
+        train_items(read_parquet(snakemake.input.data_items)),
+        labels_of(snakemake),
+        snakemake.params.text_fields,
+        check(Prompts, snakemake.params.prompts, "prompts"),
+        check(Sampling, snakemake.params.sampling, "sampling"),
+        snakemake.params.seed,
+        store,
+        what=f"explanations by {snakemake.wildcards.llm}",
+    )
+    write_parquet(answers, snakemake.output[0], schemas.answers(), provenance(snakemake, **engine.info.provenance()))

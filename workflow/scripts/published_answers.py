@@ -1,0 +1,22 @@
+"""Adapter of rule published_answers."""
+
+from pathlib import Path
+
+from mjd import schemas
+from mjd.data.loaders import load_published_answers
+from mjd.io import read_parquet, write_parquet
+from mjd.job import job, labels_of, provenance, train_items
+from mjd.registry import PublishedSet
+from mjd.settings import check
+
+with job(snakemake):
+    published = check(PublishedSet, snakemake.params.published, f"published set {snakemake.wildcards.name}")
+    answers = load_published_answers(
+        published,
+        Path(snakemake.input.source),
+        train_items(read_parquet(snakemake.input.data_items)),
+        labels_of(snakemake),
+    )
+    write_parquet(
+        answers.assign(finish_reason=None), snakemake.output[0], schemas.answers(), provenance(snakemake, model=published.title)
+    )

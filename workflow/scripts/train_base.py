@@ -1,0 +1,20 @@
+"""Adapter of rule train_base."""
+
+from mjd.config import BaseClassifier
+from mjd.finetune import train_base
+from mjd.io import read_parquet
+from mjd.job import encoder_settings, job, labels_of
+from mjd.settings import check
+
+with job(snakemake):
+    params = snakemake.params
+    train_base(
+        snakemake.input.encoder,
+        read_parquet(snakemake.input.pairs),
+        snakemake.output[0],
+        labels=labels_of(snakemake),
+        text_fields=params.text_fields,
+        **encoder_settings(snakemake),
+        settings=check(BaseClassifier, params.training, "base_classifier"),
+        seed=params.seed,
+    )
