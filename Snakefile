@@ -9,14 +9,10 @@ min_version("9.0")
 # Jobs import the package from this checkout, whatever environment runs them.
 SOURCE = str(Path(workflow.basedir) / "src")
 sys.path.insert(0, SOURCE)
-os.environ["PYTHONPATH"] = os.pathsep.join(
-    filter(None, [SOURCE, os.environ.get("PYTHONPATH")])
-)
+os.environ.update(PYTHONPATH=SOURCE)
 
-from mjd.config import generator_slug, load_config
+from mjd.config import load_config
 from mjd.errors import ConfigError
-from mjd import registry
-
 
 if not workflow.overwrite_configfiles:
 
@@ -43,6 +39,7 @@ wildcard_constraints:
     llm=r"[a-z0-9][a-z0-9._-]*",
 
 
+include: "workflow/rules/common.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/explain.smk"
 include: "workflow/rules/select.smk"

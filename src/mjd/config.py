@@ -85,7 +85,7 @@ class PairsData(Settings):
 
     loader: Literal["tables", "esnli", "multinli"] = Field(description="tables: your own file; else a public corpus.")
     path: str | None = Field(None, description="tables: CSV or Parquet file with uid, the text fields and label.")
-    limit: int | None = Field(None, ge=1, description="Use the first N pairs only (the top-level limit does not apply).")
+    limit: int | None = Field(None, ge=1, description="Use the first N pairs only; the top-level limit does not.")
 
 
 class OodData(Settings):
@@ -190,10 +190,12 @@ class Explanations(Settings):
 
     generator: str | list[str] = Field(
         "self",
-        description="An LLM of the config, `published/llama3`, `published/gpt4o`, `self` (each scorer its own), or a list.",
+        description="An LLM of the config, `published/llama3`, `published/gpt4o`, `self` (the scorer), or a list.",
     )
     sources: list[str] = Field(
-        ["none", "human", "lf"], min_length=1, description="none, human, lf, and `<label counts>-lg` for each of task.label_counts."
+        ["none", "human", "lf"],
+        min_length=1,
+        description="none, human, lf, and `<name>-lg` for each of task.label_counts.",
     )
     selections: list[Literal["first", "longest"]] = Field(["first"], min_length=1, description="Which candidates.")
     sampling: Sampling = Field(Sampling(), description="How explanations are generated.")
@@ -223,7 +225,7 @@ class Scoring(Settings):
     modes: list[Literal["implicit", "explicit"]] = Field(["explicit"], min_length=1, description="Prompt modes.")
     orders: Literal["all", "cyclic"] | int = Field(
         "all",
-        description="Explanation orders: all, cyclic (each explanation once in each place), or a seeded number of them. "
+        description="Explanation orders: all, cyclic (each explanation once in each place), or a seeded number. "
         "All option orders are always scored.",
     )
     transforms: dict[str, Softmax | Norm] = Field(
@@ -300,9 +302,10 @@ class Config(Settings):
 
     extends: str | None = Field(None, description="Configuration file that this one is laid over, section by section.")
     results_dir: str = Field("results", description="Where artifacts go.")
-    downloads_dir: str = Field("results/downloads", description="Where raw files and model weights go; shared by configs.")
+    downloads_dir: str = Field("results/downloads", description="Where raw files and model weights go.")
     mirror: str | None = Field(
-        None, description="Directory tried before the network, <mirror>/<owner>/<repo>/<commit>/<path>; also MJD_MIRROR."
+        None,
+        description="Directory tried before the network: <owner>/<repo>/<commit>/<path>; also MJD_MIRROR.",
     )
     limit: int | None = Field(None, ge=1, description="Use the first N items of each split and OOD round.")
     seed: int = Field(1, ge=0, description="Seed of every random choice.")
@@ -326,7 +329,7 @@ class Config(Settings):
     def _names_fit_paths(cls, entries: dict[str, Any]) -> dict[str, Any]:
         for name in entries:
             if not re.match(SLUG, name):
-                raise ValueError(f"name {name!r} must be lower-case letters, digits, dots and hyphens (it becomes a path)")
+                raise ValueError(f"name {name!r} must be lower-case letters, digits, dots, hyphens: it becomes a path")
         return entries
 
     @model_validator(mode="after")
@@ -340,6 +343,8 @@ class Config(Settings):
         published = [f"published/{name}" for name in registry.published()]
         for generator in self.explanations.generators:
             _known(generator, ["self", *self.llms, *published], "explanations.generator")
+            if generator in published and self.data.items.loader != "mjd-estimator":
+                raise ValueError(f"explanations.generator {generator!r} fits data.items.loader mjd-estimator only")
         for source in self.explanations.sources:
             _known(source, [*BASE_SOURCES, *(f"{name}-lg" for name in self.task.label_counts)], "explanations.sources")
         _known(self.main_systems.transform, self.scoring.transforms, "main_systems.transform")
@@ -425,7 +430,8 @@ class Config(Settings):
         rows = [("hjd", self.task.hjd_title)]
         rows += [(name, entry.title) for name, entry in self.task.label_counts.items()]
         return [
-            System(name, title, "distribution", f"{self.results_dir}/distributions/{name}.parquet") for name, title in rows
+            System(name, title, "distribution", f"{self.results_dir}/distributions/{name}.parquet")
+            for name, title in rows
         ]
 
     def compared_systems(self) -> list[System]:
@@ -549,7 +555,9 @@ def mirror_directory(configured: str | None) -> Path | None:
 
 def transform_of(values: Mapping[str, Any]) -> Softmax | Norm:
     """A transform from plain values; raises `ConfigError`."""
-    return check(Norm if values.get("kind") == "norm" else Softmax, values, "transform")
+    if values.get("kind") == "norm":
+        return check(Norm, values, "transform")
+    return check(Softmax, values, "transform")
 
 
 def load_config(values: Mapping[str, Any], where: str = "configuration") -> Config:

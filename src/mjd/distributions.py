@@ -17,7 +17,7 @@ def softmax(scores: Floats, temperature: float) -> Floats:
     """softmax(scores / temperature) over the last axis, stable for scores of any size."""
     scaled = np.asarray(scores, dtype=np.float64) / temperature
     powers = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
-    return powers / powers.sum(axis=-1, keepdims=True)
+    return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
 
 
 def transform(scores: Floats, how: Softmax | Norm) -> Floats:
@@ -37,7 +37,7 @@ def transform(scores: Floats, how: Softmax | Norm) -> Floats:
             f"prompts have others, the first in row {row + 1}: {np.round(scores[row], 4).tolist()}.",
             "Use a softmax transform for this scorer.",
         )
-    return scores / scores.sum(axis=-1, keepdims=True)
+    return np.asarray(scores / scores.sum(axis=-1, keepdims=True))
 
 
 def model_judgments(scores: pd.DataFrame, how: Softmax | Norm, labels: LabelSet) -> pd.DataFrame:

@@ -38,7 +38,8 @@ def generate_answers(
         for label in labels
     ]
     requests = [
-        Generate(explain_prompt(prompts, texts, label), **sampling.model_dump(), seed=seed) for _, _, texts, label in asked
+        Generate(explain_prompt(prompts, texts, label), **sampling.model_dump(), seed=seed)
+        for _, _, texts, label in asked
     ]
     keys = [request_key(engine.info, request) for request in requests]
     replies = store.get(keys)

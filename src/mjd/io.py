@@ -97,7 +97,8 @@ def write_parquet(
 
 def read_parquet(path: str | Path) -> pd.DataFrame:
     """Read a Parquet artifact as a data frame; raises `DataError` when it is missing or damaged."""
-    return read_table(path).to_pandas()
+    frame: pd.DataFrame = read_table(path).to_pandas()
+    return frame
 
 
 def read_table(path: str | Path) -> pa.Table:
@@ -113,7 +114,8 @@ def read_table(path: str | Path) -> pa.Table:
 def read_provenance(path: str | Path) -> dict[str, Any]:
     """The provenance written by `write_parquet`; empty when the file carries none."""
     metadata = pq.read_schema(path).metadata or {}
-    return json.loads(metadata.get(PROVENANCE_KEY, b"{}"))
+    found: dict[str, Any] = json.loads(metadata.get(PROVENANCE_KEY, b"{}"))
+    return found
 
 
 def write_csv(data: pd.DataFrame, path: str | Path, digits: int = 4) -> None:

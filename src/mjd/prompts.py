@@ -84,9 +84,9 @@ def score_prompts(
     """
     shown = () if mode == "plain" else explanations
     return [
-        ScorePrompt(explanation_order, option_order, _score_prompt(prompts, texts, shown, labels, mode, explanation_order, option_order))
-        for explanation_order in explanation_orders(len(shown), orders, seed)
-        for option_order in labels.option_orders()
+        ScorePrompt(shown_as, options, _score_prompt(prompts, texts, shown, labels, mode, shown_as, options))
+        for shown_as in explanation_orders(len(shown), orders, seed)
+        for options in labels.option_orders()
     ]
 
 

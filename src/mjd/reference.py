@@ -28,10 +28,11 @@ def config_schema() -> dict[str, Any]:
 
 
 def _type_name(annotation: Any) -> str:
-    text = annotation.__name__ if isinstance(annotation, type) and not hasattr(annotation, "__args__") else str(annotation)
-    for verbose, short in (("typing.", ""), ("Literal", "one of "), ("mjd.config.", ""), ("mjd.registry.", ""), ("NoneType", "null"), ("None", "null")):
+    plain = isinstance(annotation, type) and not hasattr(annotation, "__args__")
+    text = annotation.__name__ if plain else str(annotation)
+    for verbose, short in (("typing.", ""), ("Literal", "one of "), ("mjd.config.", ""), ("mjd.registry.", "")):
         text = text.replace(verbose, short)
-    return text.replace("|", "\\|")
+    return text.replace("None", "null").replace("|", "\\|")
 
 
 def _default(field: Any) -> str:

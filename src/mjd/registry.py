@@ -111,7 +111,8 @@ def sources(directory: Path = REGISTRY_DIR) -> dict[str, Source]:
     for key, source in _load("sources.yaml", Source, directory).items():
         if source.manifest:
             lines = (directory / source.manifest).read_text(encoding="utf-8").splitlines()
-            files = dict(reversed(line.split("  ", 1)) for line in lines if line.strip())
+            pairs = (line.split("  ", 1) for line in lines if line.strip())
+            files = {path: digest for digest, path in pairs}
             source = source.model_copy(update={"files": files})
         found[key] = source
     return found

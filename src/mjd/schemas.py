@@ -9,7 +9,6 @@ import pyarrow as pa
 from mjd.labels import LabelSet
 
 
-
 def _required(name: str, kind: pa.DataType) -> pa.Field:
     return pa.field(name, kind, nullable=False)
 

@@ -53,6 +53,8 @@ def _valid_keys(model: type[Settings], path: list[str]) -> set[str]:
     """Keys that are valid at `path` below `model`; list indices and free mapping keys are stepped over."""
     here: list[type[Settings]] = [model]
     for part in path:
-        nested = [found for m in here if part in m.model_fields for found in settings_in(m.model_fields[part].annotation)]
+        nested = [
+            found for m in here if part in m.model_fields for found in settings_in(m.model_fields[part].annotation)
+        ]
         here = nested or here
     return {name for m in here for name in m.model_fields}

@@ -23,13 +23,13 @@ def interval(samples: Floats, confidence: float) -> tuple[float, float]:
 
 def resampled_means(values: Floats, counts: Floats) -> Floats:
     """Mean of per-item values [n_items] in every resample: [resamples]."""
-    return counts @ values / values.shape[0]
+    return np.asarray(counts @ values / values.shape[0])
 
 
 def _distances(points: Floats) -> Floats:
     """Euclidean distances [n, n] between the rows of points [n, K]."""
     squares = np.square(points[:, None, :] - points[None, :, :]).sum(axis=-1)
-    return np.sqrt(squares)
+    return np.asarray(np.sqrt(squares))
 
 
 def _covariances(a: Floats, b: Floats, counts: Floats) -> Floats:
@@ -41,7 +41,7 @@ def _covariances(a: Floats, b: Floats, counts: Floats) -> Floats:
     w = counts / counts.shape[1]
     aw, bw = w @ a, w @ b
     mean_a, mean_b = (w * aw).sum(axis=1), (w * bw).sum(axis=1)
-    return (w * (w @ (a * b))).sum(axis=1) + mean_a * mean_b - 2 * (w * aw * bw).sum(axis=1)
+    return np.asarray((w * (w @ (a * b))).sum(axis=1) + mean_a * mean_b - 2 * (w * aw * bw).sum(axis=1))
 
 
 def resampled_distance_correlations(p: Floats, q: Floats, counts: Floats) -> Floats:

@@ -45,7 +45,7 @@ def _long(
     for (name, title), table in zip(encoders, scored, strict=True):
         summary = summarise_seeds(table, ["system", part, "n"], metrics).rename(columns={"system": "slug"})
         summaries.append(summary.assign(encoder=name, encoder_title=title))
-    titles = {slug: title for slug, title in systems}
+    titles: dict[str, str] = {slug: title for slug, title in systems}  # noqa: C416
     place = {slug: row for row, slug in enumerate(titles)}
     found = pd.concat(summaries, ignore_index=True)
     found = found.assign(system=found["slug"].map(titles), data_set=data_set)

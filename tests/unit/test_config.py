@@ -40,7 +40,7 @@ def test_unknown_key_names_the_nearest_valid_one(path: tuple[str, ...], near: st
 def test_missing_key_is_named() -> None:
     config = values()
     del config["scoring"]["scorer"]
-    with pytest.raises(ConfigError, match="key 'scoring.scorer' is missing"):
+    with pytest.raises(ConfigError, match=r"key 'scoring\.scorer' is missing"):
         load_config(config)
 
 
@@ -49,6 +49,7 @@ def test_missing_key_is_named() -> None:
     [
         ("scoring", {"scorer": "smollm"}, "scoring.scorer names 'smollm'.*did you mean 'smollm2'"),
         ("explanations", {"generator": "published/llama4"}, "did you mean 'published/llama3'"),
+        ("explanations", {"generator": "published/llama3"}, "fits data.items.loader mjd-estimator only"),
         ("explanations", {"sources": ["none", "chaos-lg"]}, "explanations.sources names 'chaos-lg'"),
         ("main_systems", {"transform": "norm"}, "main_systems.transform names 'norm'"),
         ("main_systems", {"mode": "implicit"}, "main_systems.mode is 'implicit', which is not computed"),
@@ -97,7 +98,9 @@ def test_classifier_rows_follow_the_poster() -> None:
 def test_paths_follow_the_contract() -> None:
     systems = {system.title: system for system in read_config("config/public.yaml").main_mjd_systems()}
     assert systems["SmolLM2 MJD"].path == "results/public/mjd/smollm2/none-all-plain-softmax-t1.parquet"
-    assert systems["SmolLM2 MJD + LF model-ex"].path == "results/public/mjd/smollm2/lf-first-explicit-softmax-t1.parquet"
+    assert (
+        systems["SmolLM2 MJD + LF model-ex"].path == "results/public/mjd/smollm2/lf-first-explicit-softmax-t1.parquet"
+    )
     other = systems["SmolLM2 MJD + MNLI LG GPT-4o-ex"]
     assert other.path == "results/public/mjd/smollm2/mnli-lg@published-gpt4o-first-explicit-softmax-t1.parquet"
     assert other.generator == "published/gpt4o"

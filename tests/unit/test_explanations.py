@@ -13,7 +13,13 @@ LABELS = read_config("config/config.yaml").labels
 ITEMS = pd.DataFrame({"uid": ["i1"], "mnli_e": [2], "mnli_n": [0], "mnli_c": [3]})
 HUMAN = pd.DataFrame({"uid": ["i1"] * 4, "position": [2, 0, 1, 3], "label": list("nenc"), "text": list("wxyz")})
 FOUND = pd.DataFrame(
-    [("i1", "e", 0, "e0"), ("i1", "e", 1, "e1 longer"), ("i1", "n", 0, "n0"), ("i1", "c", 0, "c0"), ("i1", "c", 1, "c1")],
+    [
+        ("i1", "e", 0, "e0"),
+        ("i1", "e", 1, "e1 longer"),
+        ("i1", "n", 0, "n0"),
+        ("i1", "c", 0, "c0"),
+        ("i1", "c", 1, "c1"),
+    ],
     columns=["uid", "label", "rank", "text"],
 )
 

@@ -9,22 +9,22 @@ rule distribution_comparison:
     output:
         parquet=f"{RESULTS}/tables/distribution_comparison.parquet",
         csv=f"{RESULTS}/tables/distribution_comparison.csv",
+    log:
+        f"{LOGS}/distribution_comparison.log",
+    benchmark:
+        f"{BENCHMARKS}/distribution_comparison.tsv"
+    conda:
+        "../envs/mjd.yaml"
+    threads: 1
+    resources:
+        mem_mb=2500,
+        runtime=20,
     params:
         systems=[vars(system) for system in COMPARED],
         labels=CONFIG.label_entries,
         statistics=CONFIG.statistics.model_dump(),
         seed=CONFIG.seed,
         data_set=CONFIG.data.label,
-    log:
-        f"{LOGS}/distribution_comparison.log",
-    benchmark:
-        f"{BENCHMARKS}/distribution_comparison.tsv"
-    threads: 1
-    resources:
-        mem_mb=2500,
-        runtime=20,
-    conda:
-        "../envs/mjd.yaml"
     message:
         "Distribution comparison"
     script:

@@ -1,20 +1,4 @@
 # Generators write explanations: an LLM of the config, or a published set of raw answers.
-PUBLISHED = registry.published()
-
-
-def model_directory(llm):
-    """The model directory of an LLM as an input; nothing for an API model."""
-    model = CONFIG.llms[llm].model
-    return [] if CONFIG.model_entry(model).api else f"{DOWNLOADS}/models/{model}"
-
-
-def engine_params(llm):
-    """What decides an engine's numbers: the LLM's entry without its title and resources, and the model's identity."""
-    entry = CONFIG.llms[llm]
-    return {
-        "settings": entry.model_dump(mode="json", exclude={"resources"}),
-        "identity": CONFIG.model_entry(entry.model).identity,
-    }
 
 
 rule generate_explanations:
@@ -23,6 +7,19 @@ rule generate_explanations:
         model=lambda wildcards: model_directory(wildcards.llm),
     output:
         f"{RESULTS}/explanations/{{llm}}/answers.parquet",
+    log:
+        f"{LOGS}/generate_explanations/{{llm}}.log",
+    benchmark:
+        f"{BENCHMARKS}/generate_explanations/{{llm}}.tsv"
+    wildcard_constraints:
+        llm="|".join(CONFIG.llms),
+    conda:
+        "../envs/mjd.yaml"
+    threads: lambda wildcards: CONFIG.llms[wildcards.llm].resources.threads
+    resources:
+        mem_mb=lambda wildcards: CONFIG.llms[wildcards.llm].resources.mem_mb,
+        runtime=lambda wildcards: CONFIG.llms[wildcards.llm].resources.runtime,
+        gpu=lambda wildcards: CONFIG.llms[wildcards.llm].resources.gpu,
     params:
         engine=lambda wildcards: engine_params(wildcards.llm),
         labels=CONFIG.label_entries,
@@ -31,19 +28,6 @@ rule generate_explanations:
         sampling=CONFIG.explanations.sampling.model_dump(),
         seed=CONFIG.seed,
         store=f"{RESULTS}/store/answers.sqlite",
-    log:
-        f"{LOGS}/generate_explanations/{{llm}}.log",
-    benchmark:
-        f"{BENCHMARKS}/generate_explanations/{{llm}}.tsv"
-    wildcard_constraints:
-        llm="|".join(CONFIG.llms),
-    threads: lambda wildcards: CONFIG.llms[wildcards.llm].resources.threads
-    resources:
-        mem_mb=lambda wildcards: CONFIG.llms[wildcards.llm].resources.mem_mb,
-        runtime=lambda wildcards: CONFIG.llms[wildcards.llm].resources.runtime,
-        gpu=lambda wildcards: CONFIG.llms[wildcards.llm].resources.gpu,
-    conda:
-        "../envs/mjd.yaml"
     message:
         "{wildcards.llm} writes explanations"
     script:
@@ -56,21 +40,21 @@ rule published_answers:
         source=lambda wildcards: f"{DOWNLOADS}/sources/{PUBLISHED[wildcards.name].source}",
     output:
         f"{RESULTS}/explanations/published-{{name}}/answers.parquet",
-    params:
-        published=lambda wildcards: PUBLISHED[wildcards.name].model_dump(),
-        labels=CONFIG.label_entries,
     log:
         f"{LOGS}/published_answers/{{name}}.log",
     benchmark:
         f"{BENCHMARKS}/published_answers/{{name}}.tsv"
     wildcard_constraints:
         name="|".join(PUBLISHED),
+    conda:
+        "../envs/mjd.yaml"
     threads: 1
     resources:
         mem_mb=1000,
         runtime=10,
-    conda:
-        "../envs/mjd.yaml"
+    params:
+        published=lambda wildcards: PUBLISHED[wildcards.name].model_dump(),
+        labels=CONFIG.label_entries,
     message:
         "Read the published answers of {wildcards.name}"
     script:
@@ -86,12 +70,12 @@ rule candidates:
         f"{LOGS}/candidates/{{llm}}.log",
     benchmark:
         f"{BENCHMARKS}/candidates/{{llm}}.tsv"
+    conda:
+        "../envs/mjd.yaml"
     threads: 1
     resources:
         mem_mb=1000,
         runtime=10,
-    conda:
-        "../envs/mjd.yaml"
     message:
         "Read the candidate explanations out of the answers of {wildcards.llm}"
     script:

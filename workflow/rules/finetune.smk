@@ -5,44 +5,29 @@ RUNS = [(system.slug, seed) for system in TRAINED for seed in CONFIG.seeds]
 BASE = f"{RESULTS}/checkpoints/{{encoder}}/mnli-ft-lm/seed{CONFIG.seed}"
 
 
-def encoder_directory(wildcards):
-    """The pre-trained encoder's model directory."""
-    return f"{DOWNLOADS}/models/{CONFIG.encoders[wildcards.encoder].model}"
-
-
-def encoder_params(wildcards):
-    """What decides an encoder's numbers."""
-    entry = CONFIG.encoders[wildcards.encoder]
-    identity = CONFIG.model_entry(entry.model).identity
-    return {
-        "settings": entry.model_dump(mode="json", exclude={"resources"}),
-        "identity": identity,
-    }
-
-
 rule train_base:
     input:
         pairs=rules.load_pairs.output[0],
         encoder=encoder_directory,
     output:
         directory(BASE),
+    log:
+        f"{LOGS}/train_base/{{encoder}}.log",
+    benchmark:
+        f"{BENCHMARKS}/train_base/{{encoder}}.tsv"
+    conda:
+        "../envs/mjd.yaml"
+    threads: lambda wildcards: CONFIG.encoders[wildcards.encoder].resources.threads
+    resources:
+        mem_mb=lambda wildcards: CONFIG.encoders[wildcards.encoder].resources.mem_mb,
+        runtime=lambda wildcards: CONFIG.encoders[wildcards.encoder].resources.runtime,
+        gpu=lambda wildcards: CONFIG.encoders[wildcards.encoder].resources.gpu,
     params:
         encoder=encoder_params,
         training=CONFIG.base_classifier.model_dump(),
         labels=CONFIG.label_entries,
         text_fields=CONFIG.task.text_fields,
         seed=CONFIG.seed,
-    log:
-        f"{LOGS}/train_base/{{encoder}}.log",
-    benchmark:
-        f"{BENCHMARKS}/train_base/{{encoder}}.tsv"
-    threads: lambda wildcards: CONFIG.encoders[wildcards.encoder].resources.threads
-    resources:
-        mem_mb=lambda wildcards: CONFIG.encoders[wildcards.encoder].resources.mem_mb,
-        runtime=lambda wildcards: CONFIG.encoders[wildcards.encoder].resources.runtime,
-        gpu=lambda wildcards: CONFIG.encoders[wildcards.encoder].resources.gpu,
-    conda:
-        "../envs/mjd.yaml"
     message:
         "Train the base classifier {wildcards.encoder}"
     script:
@@ -60,6 +45,17 @@ rule finetune:
             directory(f"{RESULTS}/checkpoints/{{encoder}}/{slug}/seed{seed}")
             for slug, seed in RUNS
         ],
+    log:
+        f"{LOGS}/finetune/{{encoder}}.log",
+    benchmark:
+        f"{BENCHMARKS}/finetune/{{encoder}}.tsv"
+    conda:
+        "../envs/mjd.yaml"
+    threads: lambda wildcards: CONFIG.encoders[wildcards.encoder].resources.threads
+    resources:
+        mem_mb=lambda wildcards: CONFIG.encoders[wildcards.encoder].resources.mem_mb,
+        runtime=lambda wildcards: CONFIG.encoders[wildcards.encoder].resources.runtime,
+        gpu=lambda wildcards: CONFIG.encoders[wildcards.encoder].resources.gpu,
     params:
         encoder=encoder_params,
         systems=[system.slug for system in TRAINED],
@@ -68,17 +64,6 @@ rule finetune:
         labels=CONFIG.label_entries,
         text_fields=CONFIG.task.text_fields,
         seeds=CONFIG.seeds,
-    log:
-        f"{LOGS}/finetune/{{encoder}}.log",
-    benchmark:
-        f"{BENCHMARKS}/finetune/{{encoder}}.tsv"
-    threads: lambda wildcards: CONFIG.encoders[wildcards.encoder].resources.threads
-    resources:
-        mem_mb=lambda wildcards: CONFIG.encoders[wildcards.encoder].resources.mem_mb,
-        runtime=lambda wildcards: CONFIG.encoders[wildcards.encoder].resources.runtime,
-        gpu=lambda wildcards: CONFIG.encoders[wildcards.encoder].resources.gpu,
-    conda:
-        "../envs/mjd.yaml"
     message:
         "Fine-tune {wildcards.encoder} on every system's soft labels"
     script:
@@ -94,6 +79,17 @@ rule predict:
         ood=rules.load_ood.output[0],
     output:
         f"{RESULTS}/predictions/{{encoder}}.parquet",
+    log:
+        f"{LOGS}/predict/{{encoder}}.log",
+    benchmark:
+        f"{BENCHMARKS}/predict/{{encoder}}.tsv"
+    conda:
+        "../envs/mjd.yaml"
+    threads: lambda wildcards: CONFIG.encoders[wildcards.encoder].resources.threads
+    resources:
+        mem_mb=lambda wildcards: CONFIG.encoders[wildcards.encoder].resources.mem_mb,
+        runtime=lambda wildcards: CONFIG.encoders[wildcards.encoder].resources.runtime,
+        gpu=lambda wildcards: CONFIG.encoders[wildcards.encoder].resources.gpu,
     params:
         encoder=encoder_params,
         runs=RUNS,
@@ -101,17 +97,6 @@ rule predict:
         text_fields=CONFIG.task.text_fields,
         seed=CONFIG.seed,
         seeds=CONFIG.seeds,
-    log:
-        f"{LOGS}/predict/{{encoder}}.log",
-    benchmark:
-        f"{BENCHMARKS}/predict/{{encoder}}.tsv"
-    threads: lambda wildcards: CONFIG.encoders[wildcards.encoder].resources.threads
-    resources:
-        mem_mb=lambda wildcards: CONFIG.encoders[wildcards.encoder].resources.mem_mb,
-        runtime=lambda wildcards: CONFIG.encoders[wildcards.encoder].resources.runtime,
-        gpu=lambda wildcards: CONFIG.encoders[wildcards.encoder].resources.gpu,
-    conda:
-        "../envs/mjd.yaml"
     message:
         "Classify dev, test and the OOD rounds with every checkpoint of {wildcards.encoder}"
     script:
@@ -127,21 +112,21 @@ rule finetuning_table:
     output:
         parquet=f"{RESULTS}/tables/finetuning.parquet",
         csv=f"{RESULTS}/tables/finetuning.csv",
+    log:
+        f"{LOGS}/finetuning_table.log",
+    benchmark:
+        f"{BENCHMARKS}/finetuning_table.tsv"
+    conda:
+        "../envs/mjd.yaml"
+    threads: 1
+    resources:
+        mem_mb=1500,
+        runtime=10,
     params:
         systems=[(system.slug, system.title) for system in CLASSIFIERS],
         encoders=[(name, entry.title) for name, entry in CONFIG.encoders.items()],
         labels=CONFIG.label_entries,
         data_set=CONFIG.data.label,
-    log:
-        f"{LOGS}/finetuning_table.log",
-    benchmark:
-        f"{BENCHMARKS}/finetuning_table.tsv"
-    threads: 1
-    resources:
-        mem_mb=1500,
-        runtime=10,
-    conda:
-        "../envs/mjd.yaml"
     message:
         "Fine-tuning table"
     script:

@@ -10,22 +10,22 @@ rule ood_table:
     output:
         parquet=f"{RESULTS}/tables/ood.parquet",
         csv=f"{RESULTS}/tables/ood.csv",
+    log:
+        f"{LOGS}/ood_table.log",
+    benchmark:
+        f"{BENCHMARKS}/ood_table.tsv"
+    conda:
+        "../envs/mjd.yaml"
+    threads: 1
+    resources:
+        mem_mb=1500,
+        runtime=10,
     params:
         systems=[(system.slug, system.title) for system in CLASSIFIERS],
         encoders=[(name, entry.title) for name, entry in CONFIG.encoders.items()],
         rounds=CONFIG.data.ood.rounds,
         labels=CONFIG.label_entries,
         data_set=CONFIG.data.label,
-    log:
-        f"{LOGS}/ood_table.log",
-    benchmark:
-        f"{BENCHMARKS}/ood_table.tsv"
-    threads: 1
-    resources:
-        mem_mb=1500,
-        runtime=10,
-    conda:
-        "../envs/mjd.yaml"
     message:
         "OOD table"
     script:

@@ -1,16 +1,6 @@
 # One job per scorer and source scores every prompt; cheap jobs turn scores into distributions.
 
 
-def shown_explanations(wildcards):
-    """The explanations that a scoring job shows."""
-    source, _, generator = wildcards.source.partition("@")
-    if source == "none":
-        return []
-    if source == "human":
-        return rules.load_items.output.human_explanations
-    return f"{RESULTS}/explanations/{generator or wildcards.llm}/selected/{source}-{wildcards.selection}.parquet"
-
-
 rule score:
     input:
         data_items=rules.load_items.output.data_items,
@@ -18,6 +8,19 @@ rule score:
         model=lambda wildcards: model_directory(wildcards.llm),
     output:
         f"{RESULTS}/scores/{{llm}}/{{source}}-{{selection}}-{{mode}}.parquet",
+    log:
+        f"{LOGS}/score/{{llm}}/{{source}}-{{selection}}-{{mode}}.log",
+    benchmark:
+        f"{BENCHMARKS}/score/{{llm}}/{{source}}-{{selection}}-{{mode}}.tsv"
+    wildcard_constraints:
+        llm="|".join(CONFIG.llms),
+    conda:
+        "../envs/mjd.yaml"
+    threads: lambda wildcards: CONFIG.llms[wildcards.llm].resources.threads
+    resources:
+        mem_mb=lambda wildcards: CONFIG.llms[wildcards.llm].resources.mem_mb,
+        runtime=lambda wildcards: CONFIG.llms[wildcards.llm].resources.runtime,
+        gpu=lambda wildcards: CONFIG.llms[wildcards.llm].resources.gpu,
     params:
         engine=lambda wildcards: engine_params(wildcards.llm),
         labels=CONFIG.label_entries,
@@ -26,19 +29,6 @@ rule score:
         orders=CONFIG.scoring.orders,
         seed=CONFIG.seed,
         chunks=f"{RESULTS}/store/scores/{{llm}}/{{source}}-{{selection}}-{{mode}}",
-    log:
-        f"{LOGS}/score/{{llm}}/{{source}}-{{selection}}-{{mode}}.log",
-    benchmark:
-        f"{BENCHMARKS}/score/{{llm}}/{{source}}-{{selection}}-{{mode}}.tsv"
-    wildcard_constraints:
-        llm="|".join(CONFIG.llms),
-    threads: lambda wildcards: CONFIG.llms[wildcards.llm].resources.threads
-    resources:
-        mem_mb=lambda wildcards: CONFIG.llms[wildcards.llm].resources.mem_mb,
-        runtime=lambda wildcards: CONFIG.llms[wildcards.llm].resources.runtime,
-        gpu=lambda wildcards: CONFIG.llms[wildcards.llm].resources.gpu,
-    conda:
-        "../envs/mjd.yaml"
     message:
         "{wildcards.llm} scores {wildcards.source} ({wildcards.selection}, {wildcards.mode})"
     script:
@@ -51,21 +41,21 @@ rule mjd:
         scores=rules.score.output[0],
     output:
         f"{RESULTS}/mjd/{{llm}}/{{source}}-{{selection}}-{{mode}}-{{transform}}.parquet",
+    log:
+        f"{LOGS}/mjd/{{llm}}/{{source}}-{{selection}}-{{mode}}-{{transform}}.log",
+    benchmark:
+        f"{BENCHMARKS}/mjd/{{llm}}/{{source}}-{{selection}}-{{mode}}-{{transform}}.tsv"
+    conda:
+        "../envs/mjd.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
     params:
         transform=lambda wildcards: CONFIG.scoring.transforms[
             wildcards.transform
         ].model_dump(),
         labels=CONFIG.label_entries,
-    log:
-        f"{LOGS}/mjd/{{llm}}/{{source}}-{{selection}}-{{mode}}-{{transform}}.log",
-    benchmark:
-        f"{BENCHMARKS}/mjd/{{llm}}/{{source}}-{{selection}}-{{mode}}-{{transform}}.tsv"
-    threads: 1
-    resources:
-        mem_mb=1000,
-        runtime=10,
-    conda:
-        "../envs/mjd.yaml"
     message:
         "MJD of {wildcards.llm}: {wildcards.source} ({wildcards.transform})"
     script:
@@ -80,18 +70,18 @@ rule distributions:
             name: f"{RESULTS}/distributions/{name}.parquet"
             for name in ["hjd", *CONFIG.task.label_counts, "uniform"]
         },
-    params:
-        labels=CONFIG.label_entries,
     log:
         f"{LOGS}/distributions.log",
     benchmark:
         f"{BENCHMARKS}/distributions.tsv"
+    conda:
+        "../envs/mjd.yaml"
     threads: 1
     resources:
         mem_mb=1000,
         runtime=10,
-    conda:
-        "../envs/mjd.yaml"
+    params:
+        labels=CONFIG.label_entries,
     message:
         "Human label distributions"
     script:

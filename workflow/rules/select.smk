@@ -12,6 +12,16 @@ rule select:
             for source in CONFIG.model_sources
             for selection in CONFIG.explanations.selections
         ],
+    log:
+        f"{LOGS}/select/{{llm}}.log",
+    benchmark:
+        f"{BENCHMARKS}/select/{{llm}}.tsv"
+    conda:
+        "../envs/mjd.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
     params:
         wanted=[
             {"source": source, "selection": selection}
@@ -23,16 +33,6 @@ rule select:
             for name, entry in CONFIG.task.label_counts.items()
         },
         labels=CONFIG.label_entries,
-    log:
-        f"{LOGS}/select/{{llm}}.log",
-    benchmark:
-        f"{BENCHMARKS}/select/{{llm}}.tsv"
-    threads: 1
-    resources:
-        mem_mb=1000,
-        runtime=10,
-    conda:
-        "../envs/mjd.yaml"
     message:
         "Select explanations of {wildcards.llm}"
     script:

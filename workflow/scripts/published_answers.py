@@ -18,5 +18,8 @@ with job(snakemake):
         labels_of(snakemake),
     )
     write_parquet(
-        answers.assign(finish_reason=None), snakemake.output[0], schemas.answers(), provenance(snakemake, model=published.title)
+        answers.assign(finish_reason=None),
+        snakemake.output[0],
+        schemas.answers(),
+        provenance(snakemake, model=published.title),
     )

@@ -143,10 +143,11 @@ class TransformersEngine:
                 logits_to_keep=plan.leaf,
                 mjd_plan=plan,
             )
-            return out.logits[0].float()
+            return torch.as_tensor(out.logits[0]).float()
         self.model.set_attn_implementation("sdpa")
         inputs = self._left_padded(ids)
-        return self.model(**inputs, use_cache=False, logits_to_keep=1).logits[:, -1].float()
+        out = self.model(**inputs, use_cache=False, logits_to_keep=1)
+        return torch.as_tensor(out.logits[:, -1]).float()
 
     def _has_windows(self) -> bool:
         return bool(getattr(self.model.config.get_text_config(), "sliding_window", None))
@@ -164,7 +165,7 @@ class TransformersEngine:
         return {name: tensor.to(self.device) for name, tensor in inputs.items()}
 
     def _tree_is_exact(self, ids: Sequence[Sequence[int]]) -> bool:
-        """Compare tree and plain scores on a few prompts; False (with a warning) when this model needs plain batches."""
+        """Compare tree and plain scores on a few prompts; False, with a warning, when this model needs plain ones."""
         probe = list(ids[:3])
         try:
             difference = (self._last_logits(probe, True) - self._last_logits(probe, False)).abs().max().item()
@@ -173,12 +174,10 @@ class TransformersEngine:
             return False
         tolerance = TREE_TOLERANCE if self.settings.dtype == "float32" else 0.5
         if difference > tolerance:
-            log.warning(
-                "%s is scored in plain batches: prefix-tree logits differ by %.2g", self.info.model, difference
-            )
+            log.warning("%s is scored in plain batches: prefix-tree logits differ by %.2g", self.info.model, difference)
         return difference <= tolerance
 
-    def _tree_batches(self, ids: Sequence[Sequence[int]]) -> Iterator[list[int]]:
+    def _tree_batches(self, ids: Sequence[list[int]]) -> Iterator[list[int]]:
         """Indices in token order, cut where the distinct nodes of a pass would exceed `tokens_per_pass`."""
         batch: list[int] = []
         nodes = 0

@@ -38,7 +38,7 @@ class Forest:
     Attributes:
         tokens: [n_nodes] token ids.
         depth: [n_nodes] position of each node in its prompt, from 0.
-        end: [n_nodes] index after the last node of each node's subtree: u is an ancestor of v (or v) iff u <= v < end[u].
+        end: [n_nodes] index after the last node of each node's subtree: u is v or its ancestor iff u <= v < end[u].
         leaf: [n_prompts] node of each prompt's last token, in the order the prompts were given.
     """
 

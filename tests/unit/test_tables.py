@@ -1,0 +1,50 @@
+"""Tables for people hold the numbers of the long tables, in the order of the systems."""
+
+import pandas as pd
+import pytest
+
+from mjd import tables
+from mjd.io import to_table
+
+SYSTEMS = [("base", "Base"), ("a", "System A")]
+ENCODERS = [("bert", "BERT"), ("roberta", "RoBERTa")]
+
+
+def scored(shift: float) -> pd.DataFrame:
+    rows = [
+        ("a", "R1", 1, 0.5 + shift),
+        ("a", "R1", 2, 0.7 + shift),
+        ("a", "R2", 1, 0.1),
+        ("a", "R2", 2, 0.1),
+        ("base", "R1", 1, 0.2),
+        ("base", "R2", 1, 0.3),
+    ]
+    frame = pd.DataFrame(rows, columns=["system", "round", "seed", "weighted_f1"])
+    return frame.assign(accuracy=0.5, macro_f1=0.5, n=30)
+
+
+@pytest.fixture
+def long() -> pd.DataFrame:
+    return tables.ood([scored(0.0), scored(0.1)], SYSTEMS, ENCODERS, "made up")
+
+
+def test_long_table_fits_its_schema(long: pd.DataFrame) -> None:
+    assert to_table(long, tables.ood_schema()).num_rows == 8
+
+
+def test_rows_and_columns_follow_the_order_given(long: pd.DataFrame) -> None:
+    wide = tables.ood_for_people(long)
+    assert wide["system"].tolist() == ["Base", "System A"]
+    assert wide.columns.tolist()[1:5] == ["bert_r1", "bert_r2", "roberta_r1", "roberta_r2"]
+
+
+def test_mean_and_sd_over_seeds_by_hand(long: pd.DataFrame) -> None:
+    row = tables.ood_for_people(long).set_index("system").loc["System A"]
+    assert row["bert_r1"] == pytest.approx(0.6)
+    assert row["bert_r1_sd"] == pytest.approx(0.2 / 2**0.5)
+    assert row["roberta_r1"] == pytest.approx(0.7)
+    assert row["n_seeds"] == 2
+
+
+def test_one_seed_has_no_sd(long: pd.DataFrame) -> None:
+    assert tables.ood_for_people(long).set_index("system")["bert_r1_sd"].isna()["Base"]

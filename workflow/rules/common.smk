@@ -1,0 +1,56 @@
+# What rules share: registries, and functions that find their inputs and cut their params.
+from mjd import registry
+from mjd.config import source_ids
+
+REGISTRY = registry.sources()
+PUBLISHED = registry.published()
+
+
+def source_directories(loader):
+    """Downloaded directories that a loader reads."""
+    return [f"{DOWNLOADS}/sources/{source}" for source in source_ids(loader)]
+
+
+def given(*paths):
+    """The user's own input files among `paths`."""
+    return [path for path in paths if path]
+
+
+def model_directory(llm):
+    """The model directory of an LLM as an input; nothing for an API model."""
+    model = CONFIG.llms[llm].model
+    return [] if CONFIG.model_entry(model).api else f"{DOWNLOADS}/models/{model}"
+
+
+def engine_params(llm):
+    """What decides an engine's numbers: the LLM's entry without its title and resources, and the model's identity."""
+    entry = CONFIG.llms[llm]
+    return {
+        "settings": entry.model_dump(mode="json", exclude={"resources"}),
+        "identity": CONFIG.model_entry(entry.model).identity,
+    }
+
+
+def shown_explanations(wildcards):
+    """The explanations that a scoring job shows."""
+    source, _, generator = wildcards.source.partition("@")
+    if source == "none":
+        return []
+    if source == "human":
+        return f"{RESULTS}/data/human_explanations.parquet"
+    return f"{RESULTS}/explanations/{generator or wildcards.llm}/selected/{source}-{wildcards.selection}.parquet"
+
+
+def encoder_directory(wildcards):
+    """The pre-trained encoder's model directory."""
+    return f"{DOWNLOADS}/models/{CONFIG.encoders[wildcards.encoder].model}"
+
+
+def encoder_params(wildcards):
+    """What decides an encoder's numbers."""
+    entry = CONFIG.encoders[wildcards.encoder]
+    identity = CONFIG.model_entry(entry.model).identity
+    return {
+        "settings": entry.model_dump(mode="json", exclude={"resources"}),
+        "identity": identity,
+    }
