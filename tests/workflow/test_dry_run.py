@@ -30,7 +30,7 @@ def test_parsing_needs_no_heavy_package(name: str) -> None:
 
 
 def test_rule_graph(snakemake: Run) -> None:
-    done = snakemake("--rulegraph", "all", config={"results_dir": "results/not-there"})
+    done = snakemake("all", "--rulegraph", config={"results_dir": "results/not-there"})
     assert done.returncode == 0, done.stderr
     assert "train_base" in done.stdout
 
