@@ -109,6 +109,29 @@ def wanted_labels(
     }
 
 
+def check_sources(
+    sources: Sequence[str],
+    guided_by: Mapping[str, Literal["explanations", "counts"]],
+    items: pd.DataFrame,
+    human_explanations: pd.DataFrame,
+    labels: LabelSet,
+) -> None:
+    """Check that every training item has what the sources need, before any model runs.
+
+    Args:
+        sources: the configuration's sources.
+        guided_by: what guides each label-guided source.
+
+    Raises:
+        DataError: an item lacks a human explanation or label counts.
+    """
+    for source in sources:
+        if source == "human":
+            wanted_labels(source, "explanations", items, human_explanations, labels)
+        elif source != "none":
+            wanted_labels(source, guided_by.get(source), items, human_explanations, labels)
+
+
 def select(
     found: pd.DataFrame, wanted: Mapping[str, Iterable[str]], selection: Selection, where: str = "candidates"
 ) -> pd.DataFrame:

@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 
 _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 LOG_EVERY_SECONDS = 15.0
+BURST_SECONDS = 0.05
 
 
 @contextmanager
@@ -59,7 +60,7 @@ class Progress:
         self._log = logging.getLogger("mjd.progress")
 
     def __enter__(self) -> Progress:
-        self._start = self._last = time.monotonic()
+        self._start = self._logged = self._stepped = time.monotonic()
         self._bar = tqdm(total=self.total, desc=self.what, unit=f" {self.unit}", disable=not sys.stderr.isatty())
         return self
 
@@ -67,23 +68,27 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bar.close()
+        self._stepped = time.monotonic()
         self._log.info("%s%s", self.line(), "" if kind is None else f" -- stopped by {kind.__name__}")
 
     def cached(self, n: int = 1) -> None:
+        self._before_step()
         self.n_cached += n
-        self._step(n)
+        self._after_step(n)
 
     def done(self, n: int = 1) -> None:
+        self._before_step()
         self.n_done += n
-        self._step(n)
+        self._after_step(n)
 
     def failed(self, n: int = 1) -> None:
+        self._before_step()
         self.n_failed += n
-        self._step(n)
+        self._after_step(n)
 
     def line(self) -> str:
-        """The state in one line: counts, rate of fresh work, time left."""
-        elapsed = max(time.monotonic() - self._start, 1e-9)
+        """The state at the last step in one line: counts, rate of fresh work, time left."""
+        elapsed = max(self._stepped - self._start, 1e-9)
         rate = self.n_done / elapsed
         left = self.total - self.n_done - self.n_cached - self.n_failed
         eta = f", {_duration(left / rate)} left" if rate and left > 0 else ""
@@ -92,9 +97,14 @@ class Progress:
             f"{self.unit} ({rate:.2f} {self.unit}/s, {_duration(elapsed)} elapsed{eta})"
         )
 
-    def _step(self, n: int) -> None:
+    def _before_step(self) -> None:
+        """Log now and then, and only between bursts: units of one batch end together, half a burst says nothing."""
+        now = time.monotonic()
+        if now - self._logged >= LOG_EVERY_SECONDS and now - self._stepped > BURST_SECONDS:
+            self._logged = now
+            self._log.info(self.line())
+
+    def _after_step(self, n: int) -> None:
+        self._stepped = time.monotonic()
         self._bar.update(n)
         self._bar.set_postfix(cached=self.n_cached, failed=self.n_failed)
-        if time.monotonic() - self._last >= LOG_EVERY_SECONDS:
-            self._last = time.monotonic()
-            self._log.info(self.line())

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from mjd.config import read_config
 from mjd.errors import DataError
-from mjd.explanations import candidates, is_refusal, parse_candidates, select, wanted_labels
+from mjd.explanations import candidates, check_sources, is_refusal, parse_candidates, select, wanted_labels
 
 LABELS = read_config("config/config.yaml").labels
 ITEMS = pd.DataFrame({"uid": ["i1"], "mnli_e": [2], "mnli_n": [0], "mnli_c": [3]})
@@ -108,3 +108,13 @@ def test_longest_takes_the_longest_first_ties_as_listed() -> None:
 def test_missing_candidate_is_an_error() -> None:
     with pytest.raises(DataError, match="item i1 has no explanation for label 'n'"):
         select(FOUND[FOUND["label"] != "n"], {"i1": ["n"]}, "first")
+
+
+def test_sources_are_checked_before_any_model_runs() -> None:
+    items = pd.concat([ITEMS, ITEMS.assign(uid="i2")])
+    with pytest.raises(DataError, match="Item i2 has no human explanation, but source human needs one"):
+        check_sources(["none", "lf", "human"], {}, items, HUMAN, LABELS)
+
+
+def test_sources_that_need_no_humans_pass_the_check() -> None:
+    check_sources(["none", "lf", "mnli-lg"], {"mnli-lg": "counts"}, ITEMS, HUMAN[:0], LABELS)

@@ -67,6 +67,7 @@ rule load_items:
     params:
         data=CONFIG.data.items.model_dump(),
         task=CONFIG.task.model_dump(),
+        sources=CONFIG.explanations.sources,
         limit=CONFIG.limit,
     message:
         "Items and human explanations"

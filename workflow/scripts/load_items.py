@@ -3,8 +3,9 @@
 from mjd import schemas
 from mjd.config import ItemsData, Task
 from mjd.data.loaders import load_items
+from mjd.explanations import check_sources
 from mjd.io import write_parquet
-from mjd.job import job, provenance, source_directories
+from mjd.job import job, provenance, source_directories, train_items
 from mjd.settings import check
 
 with job(snakemake):
@@ -13,6 +14,8 @@ with job(snakemake):
     items, human_explanations = load_items(
         data, task, source_directories(snakemake.input.sources), snakemake.params.limit
     )
+    guided_by = {f"{name}-lg": entry.guided_by for name, entry in task.label_counts.items()}
+    check_sources(snakemake.params.sources, guided_by, train_items(items), human_explanations, task.label_set)
     origin = provenance(snakemake, loader=data.loader)
     schema = schemas.items(task.label_set, task.text_fields, list(task.label_counts))
     write_parquet(items, snakemake.output.data_items, schema, origin)

@@ -1,0 +1,38 @@
+"""Progress lines: counts, and rates taken at the end of a burst."""
+
+import logging
+
+import pytest
+
+from mjd import logs
+from mjd.logs import Progress
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    now = [0.0]
+    monkeypatch.setattr(logs.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_line_counts_done_cached_failed_and_left(clock: list[float]) -> None:
+    with Progress("scoring", 10, "prompts") as progress:
+        progress.cached(2)
+        clock[0] = 4.0
+        progress.done(4)
+        progress.failed(1)
+        line = progress.line()
+    assert line == "scoring: 4 done, 2 cached, 1 failed of 10 prompts (1.00 prompts/s, 0:04 elapsed, 0:03 left)"
+
+
+def test_log_lines_come_between_bursts(clock: list[float], caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    with Progress("scoring", 100, "prompts") as progress:
+        for second in (20.0, 40.0):
+            clock[0] = second
+            for _ in range(10):
+                progress.done()
+        assert [record.message for record in caplog.records] == [
+            "scoring: 0 done, 0 cached, 0 failed of 100 prompts (0.00 prompts/s, 0:00 elapsed)",
+            "scoring: 10 done, 0 cached, 0 failed of 100 prompts (0.50 prompts/s, 0:20 elapsed, 3:00 left)",
+        ]
