@@ -56,15 +56,18 @@ def holm(p: npt.ArrayLike) -> Floats:
     return adjusted
 
 
-def mean_interval(values: npt.ArrayLike, confidence: float) -> tuple[float, float]:
-    """Student-t interval of the mean of a few independent values [n], e.g. over seeds; NaN for fewer than two."""
+def t_half_width(sd: npt.ArrayLike, n: npt.ArrayLike, confidence: float) -> Floats:
+    """Half the width of the Student-t interval of a mean of n independent values, e.g. over seeds; NaN for n < 2.
+
+    Args:
+        sd: sample standard deviations [...]; n: numbers of values [...].
+    """
     from scipy.stats import t  # imported here: half a second that bootstrap-only jobs need not pay
 
-    samples = np.asarray(values, np.float64)
-    if len(samples) < 2:
-        return float("nan"), float("nan")
-    half = t.ppf((1 + confidence) / 2, len(samples) - 1) * samples.std(ddof=1) / len(samples) ** 0.5
-    return float(samples.mean() - half), float(samples.mean() + half)
+    count = np.asarray(n, np.float64)
+    with np.errstate(invalid="ignore"):
+        half = t.ppf((1 + confidence) / 2, count - 1) * np.asarray(sd, np.float64) / np.sqrt(count)
+    return np.where(count > 1, half, np.nan)
 
 
 def paired_t_p(differences: npt.ArrayLike) -> float:
