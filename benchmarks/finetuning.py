@@ -25,7 +25,16 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trai
 from mjd.classifier import encode, load_encoder, save_classifier
 from mjd.config import FineTuning, read_config
 from mjd.distributions import from_counts
-from mjd.finetune import MAX_GRADIENT_NORM, WEIGHT_DECAY, finetune_systems, finetuning_batches, soft_cross_entropy
+from mjd.finetune import (
+    MAX_GRADIENT_NORM,
+    WEIGHT_DECAY,
+    FineTuningJob,
+    FineTuningRun,
+    finetune_systems,
+    finetuning_batches,
+    soft_cross_entropy,
+    train_steps,
+)
 from mjd.io import read_parquet
 from mjd.labels import LabelSet
 
@@ -44,22 +53,15 @@ def save_base(encoder: str, directory: Path, labels: LabelSet) -> None:
 def run_mjd(base: Path, items: pd.DataFrame, labels: LabelSet, settings: FineTuning, systems: int, out: Path) -> Any:
     """Seconds a run, and the training history."""
     hjd = from_counts(items[items["split"] == "train"], "hjd", labels)
-    targets = {f"system-{k}": hjd for k in range(systems)}
-    outputs = {(slug, seed): out / slug / str(seed) for slug in targets for seed in range(settings.seeds)}
+    job = FineTuningJob(base, items, labels, TEXTS, MAX_LENGTH, torch.device("cpu"), settings)
+    runs = [
+        FineTuningRun(f"system-{k}", hjd, seed, out / f"{k}-{seed}")
+        for seed in range(settings.seeds)
+        for k in range(systems)
+    ]
     start = time.perf_counter()
-    history = finetune_systems(
-        base,
-        items,
-        targets,
-        outputs,
-        labels=labels,
-        text_fields=TEXTS,
-        max_length=MAX_LENGTH,
-        device=torch.device("cpu"),
-        settings=settings,
-        seeds=range(settings.seeds),
-    )
-    return (time.perf_counter() - start) / len(outputs), history
+    history = finetune_systems(job, runs, processes=torch.get_num_threads())
+    return (time.perf_counter() - start) / len(runs), history
 
 
 class SoftLabelTrainer(Trainer):  # type: ignore[misc]
@@ -133,8 +135,6 @@ def run_trainer(base: Path, items: pd.DataFrame, labels: LabelSet, settings: Fin
 
 def first_loss(base: Path, items: pd.DataFrame, labels: LabelSet, settings: FineTuning) -> float:
     """mjd's loss of the first step of seed 0."""
-    from mjd.finetune import train_steps
-
     model, tokenizer = load_encoder(base, labels, pretrained_head=True, seed=0, device=torch.device("cpu"))
     train = items[items["split"] == "train"]
     encoded = encode(tokenizer, train, TEXTS, MAX_LENGTH)
@@ -151,6 +151,7 @@ def main() -> None:
     parser.add_argument("--items", help="items.parquet of a run; default: the bundled sample")
     parser.add_argument("--train-items", type=int, default=120)
     parser.add_argument("--dev-items", type=int, default=120)
+    parser.add_argument("--systems", type=int, default=6)
     parser.add_argument("--turns", type=int, default=3)
     arguments = parser.parse_args()
     labels = read_config("config/config.yaml").labels
@@ -165,7 +166,7 @@ def main() -> None:
         our_loss = first_loss(base, items, labels, settings)
         ours, theirs = [], []
         for turn in range(arguments.turns):  # in turn, so that both meet the same machine
-            took, history = run_mjd(base, items, labels, settings, systems=2, out=Path(folder) / "ours")
+            took, history = run_mjd(base, items, labels, settings, systems=arguments.systems, out=Path(folder) / "ours")
             ours.append(took)
             took, their_loss = run_trainer(base, items, labels, settings, Path(folder) / "theirs")
             theirs.append(took)
@@ -174,7 +175,9 @@ def main() -> None:
     our_time, their_time = statistics.median(ours), statistics.median(theirs)
     print(f"{len(items)} items, {steps} steps a run, dev scored every {settings.evaluate_every}, no dropout; medians")
     print(f"Trainer, padded to {MAX_LENGTH}: {their_time:.2f} s a run, first loss {their_loss:.6f}")
-    print(f"mjd: {our_time:.2f} s a run (2 systems x 2 seeds in one process), first loss {our_loss:.6f}")
+    print(
+        f"mjd: {our_time:.2f} s a run ({arguments.systems} systems x {settings.seeds} seeds), first loss {our_loss:.6f}"
+    )
     print(f"{their_time / our_time:.1f} times as fast; first losses differ by {abs(our_loss - their_loss):.1e}")
 
 

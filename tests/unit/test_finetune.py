@@ -19,6 +19,8 @@ from mjd.config import BaseClassifier, FineTuning
 from mjd.distributions import from_counts
 from mjd.errors import DataError, ModelError
 from mjd.finetune import (
+    FineTuningJob,
+    FineTuningRun,
     bucketed_batches,
     finetune_systems,
     finetuning_batches,
@@ -266,22 +268,18 @@ def train(base: Path, nli_labels: LabelSet, toy_items: pd.DataFrame, tmp_path: P
         targets: dict[str, pd.DataFrame] | None = None,
         items: pd.DataFrame = toy_items,
         seeds: tuple[int, ...] = (1,),
+        processes: int = 1,
         **settings: float,
     ) -> pd.DataFrame:
         targets = targets or {"hjd": from_counts(items, "hjd", nli_labels)}
         defaults = {"epochs": 5, "learning_rate": 2e-3, "batch_size": 4, "evaluate_every": 4}
-        return finetune_systems(
-            base,
-            items,
-            targets,
-            {(slug, seed): tmp_path / f"{slug}-{seed}" for slug in targets for seed in seeds},
-            labels=nli_labels,
-            text_fields=FIELDS,
-            max_length=64,
-            device=CPU,
-            settings=FineTuning.model_validate(defaults | settings),
-            seeds=seeds,
-        )
+        job = FineTuningJob(base, items, nli_labels, FIELDS, 64, CPU, FineTuning.model_validate(defaults | settings))
+        runs = [
+            FineTuningRun(slug, target, seed, tmp_path / f"{slug}-{seed}")
+            for seed in seeds
+            for slug, target in targets.items()
+        ]
+        return finetune_systems(job, runs, processes)
 
     return run
 
@@ -394,6 +392,20 @@ def test_missing_target_names_item_and_system(train: Train, toy_items: pd.DataFr
         train({"varierr": hjd[hjd["uid"] != "train-3"]})
 
 
+def test_worker_processes_give_the_same_courses_in_order(
+    train: Train, toy_items: pd.DataFrame, nli_labels: LabelSet
+) -> None:
+    hjd = from_counts(toy_items, "hjd", nli_labels)
+    targets = {"hjd": hjd, "uniform": hjd.assign(p_e=1 / 3, p_n=1 / 3, p_c=1 / 3)}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        alone = train(targets, seeds=(1, 2))
+    finally:
+        torch.set_num_threads(threads)
+    pd.testing.assert_frame_equal(train(targets, seeds=(1, 2), processes=2), alone, check_exact=True)
+
+
 def test_missing_dev_hjd_is_refused(train: Train, toy_items: pd.DataFrame) -> None:
     with pytest.raises(DataError, match="HJD of the dev items: item dev-12"):
         train(items=set_hjd(toy_items, "dev", np.nan))
@@ -410,20 +422,15 @@ def test_missing_split_is_named(train: Train, toy_items: pd.DataFrame, split: st
         train(items=toy_items[toy_items["split"] != split])
 
 
+@pytest.mark.parametrize("n_runs", [1, 2])
 def test_base_with_another_label_order_is_refused(
-    base: Path, nli_labels: LabelSet, toy_items: pd.DataFrame, tmp_path: Path
+    base: Path, nli_labels: LabelSet, toy_items: pd.DataFrame, tmp_path: Path, n_runs: int
 ) -> None:
+    """In this process (one run) and in worker processes (two)."""
     other = LabelSet(nli_labels.labels[::-1])
     with pytest.raises(ModelError, match="label order differs"):
         finetune_systems(
-            base,
-            toy_items,
-            {"hjd": from_counts(toy_items, "hjd", other)},
-            {("hjd", 1): tmp_path / "never"},
-            labels=other,
-            text_fields=FIELDS,
-            max_length=64,
-            device=CPU,
-            settings=FineTuning.model_validate({}),
-            seeds=[1],
+            FineTuningJob(base, toy_items, other, FIELDS, 64, CPU, FineTuning()),
+            [FineTuningRun("hjd", from_counts(toy_items, "hjd", other), 1, tmp_path / "never")] * n_runs,
+            processes=n_runs,
         )
