@@ -11,8 +11,6 @@ from transformers import DynamicCache
 from mjd.llm.base import Generate
 from mjd.llm.decoding import Answer, Chooser
 
-ATTENTION = "sdpa"
-
 
 def left_padded(ids: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> dict[str, torch.Tensor]:
     """Inputs [n, longest], padded on the left so that every row ends at the last column."""

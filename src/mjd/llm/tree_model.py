@@ -31,6 +31,7 @@ class TreeModel:
     def __init__(self, model: Any, tokens_per_pass: int) -> None:
         self.model, self.tokens_per_pass = model, tokens_per_pass
         self.device: torch.device = model.device
+        self._plain_attention = model.config._attn_implementation
         self._last_mlp = _OnlyPlaces(_last_mlp(model))
         tree_attention.register()
 
@@ -92,7 +93,7 @@ class TreeModel:
         return None
 
     def _plain_logits(self, ids: Sequence[Sequence[int]], pad_id: int) -> torch.Tensor:
-        self.model.set_attn_implementation(plain.ATTENTION)
+        self.model.set_attn_implementation(self._plain_attention)
         with torch.inference_mode():
             return torch.cat([plain.last_logits(self.model, [one], pad_id) for one in ids])
 
