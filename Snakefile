@@ -47,6 +47,10 @@ include: "workflow/rules/score.smk"
 include: "workflow/rules/compare.smk"
 include: "workflow/rules/finetune.smk"
 include: "workflow/rules/ood.smk"
+include: "workflow/rules/analyses.smk"
+
+
+ANALYSES = ["bias", "first_token", "finding"] + ["convergence"] * bool(ALL_ORDERS)
 
 
 rule all:
@@ -54,7 +58,7 @@ rule all:
     input:
         expand(
             f"{RESULTS}/tables/{{table}}.{{suffix}}",
-            table=["distribution_comparison", "finetuning", "ood"],
+            table=["distribution_comparison", "finetuning", "ood", *ANALYSES],
             suffix=["parquet", "csv"],
         ),
     message:

@@ -218,6 +218,16 @@ class Norm(Settings):
     kind: Literal["norm"] = Field(description="score divided by the sum of scores.")
 
 
+class FittedSoftmax(Settings):
+    """Softmax whose temperature is fitted to HJDs by cross-validation, never on the items it is used for."""
+
+    kind: Literal["softmax-cv"] = Field(description="softmax with a temperature fitted on the other folds' HJDs.")
+    folds: int = Field(5, ge=2, description="Folds of items.")
+
+
+Transform = Softmax | Norm | FittedSoftmax
+
+
 class Scoring(Settings):
     """Which prompts are scored and how scores become distributions."""
 
@@ -228,8 +238,10 @@ class Scoring(Settings):
         description="Explanation orders: all, cyclic (each explanation once in each place), or a seeded number. "
         "All option orders are always scored.",
     )
-    transforms: dict[str, Softmax | Norm] = Field(
-        {"softmax": Softmax()}, min_length=1, description="Transforms by name: kind softmax (temperature) or norm."
+    transforms: dict[str, Transform] = Field(
+        {"softmax": Softmax()},
+        min_length=1,
+        description="Transforms by name: kind softmax (temperature), norm, or softmax-cv (folds).",
     )
 
     @field_validator("orders")
@@ -271,6 +283,22 @@ class FineTuning(Settings):
     seeds: int = Field(3, ge=1, description="Runs a system, with seeds seed, seed + 1, ...")
 
 
+class Analyses(Settings):
+    """How far scores can be trusted, and how many orders are enough."""
+
+    convergence_items: int = Field(
+        24, ge=0, description="Items scored in all orders for the convergence and bias tables; 0 leaves them out."
+    )
+    convergence_source: str | None = Field(
+        None, description="The source whose explanations are shown there; null: the first that shows any."
+    )
+    temperature: float = Field(1.0, gt=0, description="Softmax temperature of the convergence table.")
+    generated_prompts: int = Field(
+        30, ge=0, description="Prompts a variant that are answered in full, to compare with the first token."
+    )
+    generated_tokens: int = Field(16, ge=1, description="Longest such answer in tokens.")
+
+
 class Statistics(Settings):
     """Uncertainty."""
 
@@ -282,7 +310,8 @@ class Statistics(Settings):
 class System:
     """A row of the tables: something that assigns a distribution to each training item, or a base classifier.
 
-    `slug` is its name in paths and machine-readable tables; `path` its distribution, None for base classifiers.
+    `slug` is its name in paths and machine-readable tables; `path` its distribution, None for base classifiers;
+    `reference` the slug of "+ human-ex" of the same scorer, mode and transform, which it is tested against.
     """
 
     slug: str
@@ -295,6 +324,7 @@ class System:
     selection: str | None = None
     mode: str | None = None
     transform: str | None = None
+    reference: str | None = None
 
 
 class Config(Settings):
@@ -320,6 +350,7 @@ class Config(Settings):
     main_systems: MainSystems = Field(MainSystems(), description="Variants that are fine-tuned on.")
     base_classifier: BaseClassifier = Field(BaseClassifier(), description="Base-classifier training.")
     finetuning: FineTuning = Field(FineTuning(), description="Soft-label fine-tuning.")
+    analyses: Analyses = Field(Analyses(), description="Orders, biases, first tokens.")
     statistics: Statistics = Field(Statistics(), description="Intervals.")
 
     # -- consistency between sections -------------------------------------------------------------------------
@@ -347,7 +378,12 @@ class Config(Settings):
                 raise ValueError(f"explanations.generator {generator!r} fits data.items.loader mjd-estimator only")
         for source in self.explanations.sources:
             _known(source, [*BASE_SOURCES, *(f"{name}-lg" for name in self.task.label_counts)], "explanations.sources")
+        if self.analyses.convergence_source is not None:
+            shown = [source for source in self.explanations.sources if source != "none"]
+            _known(self.analyses.convergence_source, shown, "analyses.convergence_source")
         _known(self.main_systems.transform, self.scoring.transforms, "main_systems.transform")
+        if isinstance(self.scoring.transforms[self.main_systems.transform], FittedSoftmax):
+            raise ValueError("main_systems.transform is fitted to HJDs, which soft labels must do without")
         for key, wanted in (("selection", self.explanations.selections), ("mode", self.scoring.modes)):
             value = getattr(self.main_systems, key)
             if value not in wanted:
@@ -459,6 +495,47 @@ class Config(Settings):
             and system.mode in (main.mode, "plain")
         ]
 
+    def scored_variants(self) -> list[System]:
+        """One system for each scores table, whatever its transform, in table order."""
+        first = next(iter(self.scoring.transforms))
+        return [system for system in self.mjd_systems() if system.transform == first]
+
+    def scores_path(self, system: System, base: str = "scores") -> str:
+        """The scores table of an MJD system: `{base}/{llm}/{source}-{selection}-{mode}.parquet`."""
+        variant = str(system.path).removesuffix(f"-{system.transform}.parquet")
+        return variant.replace(f"{self.results_dir}/mjd/", f"{self.results_dir}/{base}/", 1) + ".parquet"
+
+    def all_orders_systems(self) -> list[System]:
+        """One system a scorer: what is scored in all orders, for the convergence and bias tables."""
+        shown = [source for source in self.explanations.sources if source != "none"]
+        source = self.analyses.convergence_source or next(iter(shown), None)
+        if not self.analyses.convergence_items or source is None:
+            return []
+        found: dict[str | None, System] = {}
+        for system in self.main_mjd_systems():
+            if system.source == source:
+                found.setdefault(system.scorer, system)
+        return list(found.values())
+
+    def first_token_systems(self) -> dict[str, list[System]]:
+        """Per scorer the MJD systems whose prompts are also answered in full; empty where that is switched off."""
+        scorers = self.scoring.scorers if self.analyses.generated_prompts else []
+        return {scorer: [s for s in self.main_mjd_systems() if s.scorer == scorer] for scorer in scorers}
+
+    def explanations_path(self, system: System) -> str | None:
+        """The explanations that an MJD system's prompts show; None where they show none."""
+        if system.source == "none":
+            return None
+        if system.source == "human":
+            return f"{self.results_dir}/data/human_explanations.parquet"
+        directory = f"{self.results_dir}/explanations/{generator_slug(str(system.generator))}/selected"
+        return f"{directory}/{system.source}-{system.selection}.parquet"
+
+    def label_guided_source(self) -> str | None:
+        """The source guided by the labels of the human explanations (the paper's VariErr LG)."""
+        found = [f"{name}-lg" for name, e in self.task.label_counts.items() if e.guided_by == "explanations"]
+        return next((source for source in found if source in self.explanations.sources), None)
+
     def trained_systems(self) -> list[System]:
         """Systems with soft labels to fine-tune on, in table order."""
         return self.distribution_systems() + self.main_mjd_systems()
@@ -491,7 +568,15 @@ class Config(Settings):
             selection=selection,
             mode=mode,
             transform=transform,
+            reference=self._reference(scorer, source, mode, transform),
         )
+
+    def _reference(self, scorer: str, source: str, mode: str, transform: str) -> str | None:
+        """Slug of the scorer's "+ human-ex" that a variant is tested against; none where it is not computed."""
+        if source == "human" or "human" not in self.explanations.sources:
+            return None
+        shown = self.main_systems.mode if mode == "plain" else mode
+        return f"{scorer}-human-all-{shown}-{transform}"
 
     def _variants(self, scorer: str) -> Iterator[tuple[str, str, str, str]]:
         for source in self.explanations.sources:
@@ -553,11 +638,10 @@ def mirror_directory(configured: str | None) -> Path | None:
     return Path(chosen).expanduser() if chosen else None
 
 
-def transform_of(values: Mapping[str, Any]) -> Softmax | Norm:
+def transform_of(values: Mapping[str, Any]) -> Transform:
     """A transform from plain values; raises `ConfigError`."""
-    if values.get("kind") == "norm":
-        return check(Norm, values, "transform")
-    return check(Softmax, values, "transform")
+    models: dict[str, type[Transform]] = {"norm": Norm, "softmax-cv": FittedSoftmax}
+    return check(models.get(values.get("kind", ""), Softmax), values, "transform")
 
 
 def load_config(values: Mapping[str, Any], where: str = "configuration") -> Config:

@@ -20,11 +20,11 @@ from transformers import PreTrainedModel, get_linear_schedule_with_warmup
 from mjd import schemas
 from mjd.classifier import EncodedTexts, collate, encode, load_encoder, predict, save_classifier
 from mjd.config import BaseClassifier, FineTuning
-from mjd.distributions import Floats, aligned, from_counts
+from mjd.distributions import Floats, Ints, aligned, from_counts
 from mjd.errors import DataError, ModelError
 from mjd.labels import LabelSet
 from mjd.logs import Progress
-from mjd.metrics import Ints, cross_entropy, f1, majority
+from mjd.metrics import cross_entropy, f1, majority
 
 log = logging.getLogger(__name__)
 
@@ -55,16 +55,6 @@ def soft_cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Ten
     return -(targets * logits.log_softmax(dim=-1)).sum(dim=-1).mean()
 
 
-def shuffled_batches(n_items: int, batch_size: int, epochs: int, seed: int) -> list[Ints]:
-    """Batches of item positions for all epochs, each epoch in its own random order; the last of an epoch may be short.
-
-    They depend on the arguments alone, so that runs with one seed see the same batches.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    orders = (torch.randperm(n_items, generator=generator).numpy() for _ in range(epochs))
-    return [batch for order in orders for batch in _split(order, batch_size)]
-
-
 def bucketed_batches(lengths: Ints, batch_size: int, epochs: int, seed: int) -> list[Ints]:
     """Batches of items of similar length for all epochs, so that little is padded.
 
@@ -86,6 +76,14 @@ def bucketed_batches(lengths: Ints, batch_size: int, epochs: int, seed: int) -> 
         epoch = [batch for bucket in buckets for batch in _split(bucket, batch_size)]
         batches += [epoch[index] for index in torch.randperm(len(epoch), generator=generator).tolist()]
     return batches
+
+
+def finetuning_batches(lengths: Ints, settings: FineTuning, seed: int) -> list[Ints]:
+    """Batches of a fine-tuning run; they depend on lengths, batch size, epochs and seed alone.
+
+    So runs of one seed see the same batches, whatever their targets are.
+    """
+    return bucketed_batches(lengths, settings.batch_size, settings.epochs, seed)
 
 
 def train_steps(
@@ -240,11 +238,11 @@ def finetune_systems(
     base = _copy_weights(model)
     encoded = encode(tokenizer, train, text_fields, max_length)
     dev_set = _DevSet(encode(tokenizer, dev, text_fields, max_length), hjd, majority(hjd))
-    n_steps = len(shuffled_batches(len(train), settings.batch_size, settings.epochs, seed=0))
+    n_steps = len(finetuning_batches(encoded.lengths, settings, seed=0))
     history: list[pd.DataFrame] = []
     with Progress("fine-tuning", len(train_targets) * len(seeds) * n_steps, "steps") as progress:
         for seed in seeds:
-            batches = shuffled_batches(len(train), settings.batch_size, settings.epochs, seed)
+            batches = finetuning_batches(encoded.lengths, settings, seed)
             for slug, target in train_targets.items():
                 model.load_state_dict(base)
                 with _seeded(seed, device):
