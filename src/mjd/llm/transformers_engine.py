@@ -13,10 +13,21 @@ import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
 from mjd.config import Llm
-from mjd.devices import resolve_device
+from mjd.devices import resolve_device, set_threads
 from mjd.errors import ModelError
 from mjd.llm import tree
-from mjd.llm.base import EngineInfo, Generate, Generated, Message, Score, Scored, ScoreKind, Usage
+from mjd.llm.base import (
+    Engine,
+    EngineInfo,
+    Generate,
+    Generated,
+    Message,
+    Score,
+    Scored,
+    ScoreKind,
+    Usage,
+    Workplace,
+)
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +35,7 @@ log = logging.getLogger(__name__)
 TREE_TOLERANCE = 1e-3
 
 
-class TransformersEngine:
+class TransformersEngine(Engine):
     """Generates and scores with a Hugging Face model directory.
 
     Scores are logits at the first answer position, in the order of a request's letters.
@@ -33,11 +44,15 @@ class TransformersEngine:
         directory: model directory with weights, tokenizer and (usually) a chat template.
         settings: the LLM's configuration entry.
         identity: model and revision, for request keys and provenance.
+        workplace: CPU threads to use.
     """
 
     score_kind: ScoreKind = "logit"
+    answers_per_call = 48
 
-    def __init__(self, directory: str | Path, settings: Llm, identity: str) -> None:
+    def __init__(self, directory: str | Path, settings: Llm, identity: str, workplace: Workplace | None = None) -> None:
+        if workplace and workplace.threads:
+            set_threads(workplace.threads)
         self.settings = settings
         self.device = resolve_device(settings.device)
         dtype = getattr(torch, settings.dtype)
