@@ -186,10 +186,11 @@ class Worker:
         code = self._process.wait()
         self._listener.join(timeout=5)
         ended = f"signal {-code}" if code < 0 else f"exit status {code}"
-        errors = [line for line in self._said if "Error" in line and "Traceback" not in line]
-        last = (errors or list(self._said) or ["it said nothing"])[-1]
+        said = list(self._said)
+        errors = [i for i, line in enumerate(said) if "Error" in line]
+        last = " ".join(said[errors[-1] if errors else -1 :])[:400] or "it said nothing"
         return ModelError(
-            f"The vLLM worker died ({ended}): {last}",
+            f"The vLLM worker died ({ended}): {last}.",
             "Finished work is kept: correct the cause, which the job's log shows, and run again. Where memory ran out, "
             "lower vllm.max_length or vllm.gpu_memory_share, or ask for more under resources.",
         )
