@@ -94,8 +94,17 @@ class Prices(Settings):
 class Rates(Settings):
     """Measured speed of the LLM with the GPUs of its `resources`; provenance of a finished job shows it."""
 
-    prompt_tokens_per_second: float = Field(gt=0, description="Prompt tokens read, prefixes shared as in a real run.")
-    output_tokens_per_second: float = Field(gt=0, description="Answer tokens written, over a whole job.")
+    prompt_tokens_per_second: float = Field(gt=0, description="Prompt tokens a second of a scoring job.")
+    output_tokens_per_second: float = Field(gt=0, description="Answer tokens a second of a generating job.")
+
+    def hours(self, prompt_tokens: float, output_tokens: float) -> float:
+        """Hours for that many tokens: a generating job counts by what it writes, a scoring job by what it reads."""
+        seconds = (
+            output_tokens / self.output_tokens_per_second
+            if output_tokens
+            else prompt_tokens / self.prompt_tokens_per_second
+        )
+        return seconds / 3600
 
 
 class Llm(Settings):

@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import openai
 from aiolimiter import AsyncLimiter
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_delay, wait_random_exponential
 
+import openai
 from mjd.config import Llm
 from mjd.errors import BudgetError, ModelError
 from mjd.llm import openai_replies as replies
@@ -67,12 +67,7 @@ class OpenAiEngine(Engine):
         self.settings = settings.openai
         self.ledger = workplace.ledger
         self.model = identity.removeprefix("api:")
-        changing = (
-            ("base_url", self.settings.base_url),
-            ("top_logprobs", str(self.settings.top_logprobs)),
-            ("merge_variants", str(self.settings.merge_variants)),
-        )
-        self.info = EngineInfo("openai", PROTOCOL, identity, changing)
+        self.info = engine_info(settings, identity)
         self._gives_logprobs = False
         self._served: set[tuple[str, str]] = set()
 
@@ -200,6 +195,13 @@ class OpenAiEngine(Engine):
             f"{n_failed} request(s) to {self.settings.base_url} failed for good; the last: {reason}.",
             "All other replies are kept: run again to ask for the missing ones alone.",
         )
+
+
+def engine_info(settings: Llm, identity: str) -> EngineInfo:
+    """What is part of every request key of an API model; known without a key or a connection."""
+    own = settings.openai
+    changing = {"base_url": own.base_url, "top_logprobs": own.top_logprobs, "merge_variants": own.merge_variants}
+    return EngineInfo("openai", PROTOCOL, identity, tuple((name, str(value)) for name, value in changing.items()))
 
 
 class _Crew:
