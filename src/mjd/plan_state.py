@@ -111,7 +111,7 @@ class Finished:
             return self._by_key(job, requests())
         if job.rule == "score":
             chunks = (self.results / "store" / "scores" / job.llm / job.variant).glob("chunk-*.parquet")
-            return min(job.prompts, sum(pq.read_metadata(path).num_rows for path in chunks))
+            return min(job.prompts, sum(int(pq.read_metadata(path).num_rows) for path in chunks))
         return min(job.prompts, self._answers_of(job.llm))
 
     def _output(self, job: PlannedJob) -> Path:

@@ -1,0 +1,67 @@
+"""The engine vllm as far as it goes without vLLM: the interpreter, and the tokens of the Transformers engine."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from mjd.config import Llm, read_config
+from mjd.errors import ModelError
+from mjd.llm.chat_tokens import ChatTokenizer
+from mjd.llm.transformers_engine import TransformersEngine
+from mjd.llm.vllm_engine import Worker, find_python, worker_environment
+from mjd.prompts import Explanation, score_prompts
+from tests.unit.tiny_llms import save_tiny_llm
+
+CONFIG = read_config("config/config.yaml")
+
+
+@pytest.fixture(autouse=True)
+def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MJD_VLLM_PYTHON", raising=False)
+
+
+def test_an_interpreter_without_vllm_is_an_error_with_the_cure() -> None:
+    with pytest.raises(ModelError, match=r"No vLLM is installed for .*make vllm.*MJD_VLLM_PYTHON"):
+        find_python(sys.executable)
+
+
+def test_an_interpreter_that_does_not_run_is_named() -> None:
+    with pytest.raises(ModelError, match=r"/no/python cannot be run"):
+        find_python("/no/python")
+
+
+def test_the_environment_comes_before_the_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MJD_VLLM_PYTHON", "/no/other")
+    with pytest.raises(ModelError, match="/no/other"):
+        find_python("/no/python")
+
+
+def test_a_worker_without_vllm_says_what_it_lacks() -> None:
+    settings = Llm(title="x", model="x", engine="vllm")
+    with pytest.raises(ModelError, match=r"worker died \(exit status 1\): ModuleNotFoundError.*vllm"):
+        Worker(sys.executable, {}, worker_environment(settings, 1))
+
+
+def test_the_users_environment_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "7")
+    found = worker_environment(Llm(title="x", model="x", engine="vllm"), 1)
+    assert (found["VLLM_CPU_KVCACHE_SPACE"], found["VLLM_NO_USAGE_STATS"]) == ("7", "1")
+
+
+@pytest.mark.parametrize("template", ["auto", "none"])
+def test_prompts_have_the_tokens_of_the_transformers_engine(tmp_path: Path, template: str) -> None:
+    directory = save_tiny_llm(tmp_path)
+    tokens = ChatTokenizer(directory, template, "tiny")
+    engine = TransformersEngine(directory, Llm(title="t", model="t", device="cpu", chat_template=template), "tiny")
+    shown = [Explanation("e", "Rain wets grass.")]
+    texts = {"premise": "It rained.", "hypothesis": "Wet."}
+    prompts = [p.messages for p in score_prompts(CONFIG.prompts, texts, shown, CONFIG.labels, "explicit", "all", 1)]
+    rendered = [tokens.render(messages) for messages in prompts]
+    assert rendered == [engine.render(messages) for messages in prompts]
+    assert tokens.encode(rendered) == engine.encode(rendered)
+    assert tokens.letter_ids(("A", "B", "C"), rendered[0]) == engine.letter_ids(("A", "B", "C"), rendered[0])
+    assert set(tokens.end_ids) == engine.end_ids
+    assert dict(engine.info.settings)["chat_template"] == tokens.template_hash
