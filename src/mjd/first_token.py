@@ -12,9 +12,11 @@ import pyarrow as pa
 from scipy.stats import binomtest
 
 from mjd.config import Analyses, System
+from mjd.distributions import fill_bounds
 from mjd.generation import ask
 from mjd.llm.base import Engine, Generate, Message
 from mjd.llm.store import Store
+from mjd.llm.tally import Tally
 from mjd.scoring import PromptSettings, item_prompts
 
 VARIANT = ("scorer", "generator", "source", "selection", "mode")
@@ -69,7 +71,13 @@ def answer_letter(text: str, letters: Sequence[str]) -> str | None:
 
 
 def sample_answers(
-    engine: Engine, items: pd.DataFrame, variants: Sequence[Variant], settings: Analyses, seed: int, store: Store
+    engine: Engine,
+    items: pd.DataFrame,
+    variants: Sequence[Variant],
+    settings: Analyses,
+    seed: int,
+    store: Store,
+    tally: Tally,
 ) -> pd.DataFrame:
     """Greedy answers (schema `answers_schema`) to `settings.generated_prompts` random prompts of each variant."""
     rows: list[dict[str, str]] = []
@@ -81,7 +89,8 @@ def sample_answers(
             for uid, of_item in item_prompts(items, variant.explanations, variant.settings)
             for p in of_item
         }
-        drawn = variant.scores.sample(min(settings.generated_prompts, len(variant.scores)), random_state=seed)
+        scores, _ = fill_bounds(variant.scores, labels)
+        drawn = scores.sample(min(settings.generated_prompts, len(variant.scores)), random_state=seed)
         for score in drawn.to_dict("records"):
             key = (str(score["uid"]), str(score["explanation_order"]), str(score["option_order"]))
             best = max(labels.keys, key=lambda label: score[f"score_{label}"])
@@ -89,7 +98,7 @@ def sample_answers(
             names = ("uid", "explanation_order", "option_order")
             rows.append({"system": variant.slug} | dict(zip(names, key, strict=True)) | {"first_token_letter": letter})
             requests.append(Generate(prompts[key], settings.generated_tokens))
-    answers = ask(engine, requests, store, "answers to sampled prompts")
+    answers = ask(engine, requests, store, tally, "answers to sampled prompts")
     letters = variants[0].settings.labels.letters if variants else ()
     found = [{"text": a["text"], "letter": answer_letter(a["text"], letters)} for a in answers]
     columns = answers_schema().names

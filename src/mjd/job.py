@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mjd import io
-from mjd.config import Encoder, Llm
+from mjd.config import Encoder, load_config
 from mjd.errors import MjdError
 from mjd.labels import LabelSet, label_set
 from mjd.logs import logging_to
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import torch
 
     from mjd.llm.base import Engine
+    from mjd.llm.store import Store
+    from mjd.llm.tally import Tally
 
 log = logging.getLogger("mjd")
 
@@ -39,12 +41,18 @@ def job(snakemake: Any) -> Iterator[None]:
             sys.exit(1)
 
 
-def provenance(snakemake: Any, **more: Any) -> dict[str, Any]:
-    """Provenance of a job's outputs: the package's, the rule, its seed and params hash, and `more`."""
+def provenance(snakemake: Any, engine: Engine | None = None, tally: Tally | None = None, **more: Any) -> dict[str, Any]:
+    """Provenance of a job's outputs: the package's, the rule, its seed and params hash, the engine's, and `more`."""
     params: Mapping[str, Any] = dict(snakemake.params.items())
     seed = params.get("seed")
     base = io.provenance(snakemake.config, rule=snakemake.rule, params_hash=io.config_hash(params))
-    return base | ({"seed": seed} if seed is not None else {}) | more
+    if seed is not None:
+        base["seed"] = seed
+    if engine is not None:
+        base |= engine.info.provenance() | engine.report()
+    if tally is not None:
+        base["usage"] = tally.provenance()
+    return base | more
 
 
 def labels_of(snakemake: Any) -> LabelSet:
@@ -62,15 +70,26 @@ def train_items(items: pd.DataFrame) -> pd.DataFrame:
     return items[items["split"] == "train"].reset_index(drop=True)
 
 
-def start_engine(snakemake: Any) -> Engine:
-    """The engine of a rule's LLM, with the rule's threads."""
-    from mjd.devices import set_threads
-    from mjd.llm.engines import build_engine
+@contextmanager
+def engine_of(snakemake: Any, store: Store) -> Iterator[Engine]:
+    """The engine of a rule's LLM, with the rule's threads; it ends with the block.
 
-    params = snakemake.params.engine
-    set_threads(snakemake.threads)
-    settings = check(Llm, params["settings"], f"llms.{snakemake.wildcards.llm}")
-    return build_engine(settings, snakemake.input.get("model") or "", params["identity"])
+    The rule's params hold what decides the LLM's numbers. Everything else (speed, connection, prices, budget) comes
+    from the configuration, so that changing it runs no finished job again.
+    """
+    from mjd.llm.base import Workplace
+    from mjd.llm.engines import build_engine
+    from mjd.llm.ledger import Ledger
+
+    config = load_config(snakemake.config)
+    settings = config.llms[snakemake.wildcards.llm]
+    identity = snakemake.params.engine["identity"]
+    ledger = Ledger(store, identity, settings.prices, config.budget_usd)
+    engine = build_engine(settings, snakemake.input.get("model") or "", identity, Workplace(snakemake.threads, ledger))
+    try:
+        yield engine
+    finally:
+        engine.close()
 
 
 def encoder_settings(snakemake: Any) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -57,6 +57,8 @@ class Progress:
     def __init__(self, what: str, total: int, unit: str = "items") -> None:
         self.what, self.total, self.unit = what, total, unit
         self.n_done = self.n_cached = self.n_failed = 0
+        # Says more at the end of each line, such as money spent.
+        self.note: Callable[[], str] = str
         self._log = logging.getLogger("mjd.progress")
 
     def __enter__(self) -> Progress:
@@ -95,7 +97,7 @@ class Progress:
         return (
             f"{self.what}: {self.n_done} done, {self.n_cached} cached, {self.n_failed} failed of {self.total} "
             f"{self.unit} ({rate:.2f} {self.unit}/s, {_duration(elapsed)} elapsed{eta})"
-        )
+        ) + (f", {note}" if (note := self.note()) else "")
 
     def _before_step(self) -> None:
         """Log now and then, and only between bursts: units of one batch end together, half a burst says nothing."""
@@ -107,4 +109,4 @@ class Progress:
     def _after_step(self, n: int) -> None:
         self._stepped = time.monotonic()
         self._bar.update(n)
-        self._bar.set_postfix(cached=self.n_cached, failed=self.n_failed)
+        self._bar.set_postfix_str(", ".join(filter(None, (f"{self.n_cached} cached", self.note()))), refresh=False)

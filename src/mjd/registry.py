@@ -62,6 +62,9 @@ class ModelEntry(Settings):
     revision: str | None = Field(None, description="Commit of the hub repository.")
     local: str | None = Field(None, description="A local model directory or GGUF file.")
     api: str | None = Field(None, description="Model name at an API endpoint.")
+    tokenizer: str | None = Field(
+        None, description="api: a model id whose tokenizer counts this model's tokens in plans, as an approximation."
+    )
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:

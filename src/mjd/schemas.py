@@ -76,15 +76,18 @@ def scores(labels: LabelSet) -> pa.Schema:
     """One row per prompt: `score_*` of each label's letter at the first answer position.
 
     `explanation_order` is the comma-joined positions of the explanations in the order shown ("" for none),
-    `option_order` the comma-joined label keys in the order shown. `score_*` is a logit (local engines) or a natural-log
-    probability (APIs), as the file's provenance says; `label_mass` the total probability of the label letters.
+    `option_order` the comma-joined label keys in the order shown. `score_*` is a logit or a natural-log probability, as
+    `score` in the file's provenance says; null where an API did not list the letter among the most likely tokens, and
+    then at most `score_bound` (null otherwise). `label_mass` is the total probability of the label letters, null where
+    the engine does not give it.
     """
     return pa.schema(
         [
             _required("uid", pa.string()),
             _required("explanation_order", pa.string()),
             _required("option_order", pa.string()),
-            *_group(labels, "score", pa.float64()),
+            *_group(labels, "score", pa.float64(), nullable=True),
+            pa.field("score_bound", pa.float64()),
             pa.field("label_mass", pa.float64()),
         ]
     )

@@ -1,13 +1,13 @@
-"""First-token scores of every prompt of every item, in chunks on disk that survive a kill."""
+"""First-token scores of every prompt of every item, kept on disk as they come: a kill loses next to nothing."""
 
 from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, Protocol
 
 import pandas as pd
 import pyarrow as pa
@@ -18,6 +18,8 @@ from mjd.errors import DataError
 from mjd.io import atomic_path
 from mjd.labels import LabelSet
 from mjd.llm.base import Engine, Score, Scored, request_key
+from mjd.llm.store import Store, request_record
+from mjd.llm.tally import Tally
 from mjd.logs import Progress
 from mjd.prompts import Explanation, ScorePrompt, score_prompts
 
@@ -39,30 +41,52 @@ class PromptSettings:
     seed: int
 
 
+class Known(NamedTuple):
+    """A finished score: as in `mjd.llm.base.Scored`."""
+
+    scores: list[float | None]
+    mass: float | None
+    bound: float | None
+
+
+class ScoreCache(Protocol):
+    """Finished scores by request key."""
+
+    def look_up(self, keys: Sequence[str]) -> dict[str, Known]:
+        """The scores of those keys that have one."""
+
+    def add(self, key: str, engine: Engine, request: Score, scored: Scored) -> None:
+        """Keep a fresh score."""
+
+    def flush(self) -> None:
+        """Put everything on disk; `compact` may follow."""
+
+    def compact(self) -> None:
+        """Tidy up at the end of a job."""
+
+
 class ScoreChunks:
-    """Scores on disk by request key: Parquet files in one directory, each written atomically."""
+    """Scores of local engines: Parquet files in one directory, each written atomically."""
 
     def __init__(self, directory: str | Path) -> None:
         self.directory = Path(directory)
         self.directory.mkdir(parents=True, exist_ok=True)
-        self._known: dict[str, tuple[list[float], float]] = {}
-        self._fresh: list[tuple[str, list[float], float]] = []
+        self._known: dict[str, Known] = {}
+        self._fresh: list[str] = []
         self._written = time.monotonic()
         for path in self._paths():
             table = pq.read_table(path).to_pydict()
-            for key, scores, mass in zip(table["key"], table["scores"], table["mass"], strict=True):
-                self._known[key] = (scores, mass)
+            bounds = table.get("bound", [None] * len(table["key"]))
+            for key, *known in zip(table["key"], table["scores"], table["mass"], bounds, strict=True):
+                self._known[key] = Known(*known)
 
-    def __contains__(self, key: str) -> bool:
-        return key in self._known
+    def look_up(self, keys: Sequence[str]) -> dict[str, Known]:
+        return {key: self._known[key] for key in keys if key in self._known}
 
-    def __getitem__(self, key: str) -> tuple[list[float], float]:
-        return self._known[key]
-
-    def add(self, key: str, scored: Scored) -> None:
+    def add(self, key: str, engine: Engine, request: Score, scored: Scored) -> None:
         """Keep a fresh score; it is on disk after at most `SECONDS_PER_CHUNK` of further additions."""
-        self._known[key] = (list(scored.scores), scored.mass)
-        self._fresh.append((key, list(scored.scores), scored.mass))
+        self._known[key] = Known(list(scored.scores), scored.mass, scored.bound)
+        self._fresh.append(key)
         if time.monotonic() - self._written > SECONDS_PER_CHUNK:
             self.flush()
 
@@ -76,18 +100,43 @@ class ScoreChunks:
         """Merge all chunks into one file."""
         old = self._paths()
         if len(old) > 1:
-            self._write([(key, scores, mass) for key, (scores, mass) in self._known.items()])
+            self._write(list(self._known))
             for path in old:
                 path.unlink()
 
     def _paths(self) -> list[Path]:
         return sorted(self.directory.glob("chunk-*.parquet"))
 
-    def _write(self, rows: list[tuple[str, list[float], float]]) -> None:
-        keys, scores, masses = zip(*rows, strict=True)
-        table = pa.table({"key": keys, "scores": scores, "mass": masses})
+    def _write(self, keys: Sequence[str]) -> None:
+        scores, masses, bounds = zip(*(self._known[key] for key in keys), strict=True)
+        columns = {
+            "key": pa.array(keys, pa.string()),
+            "scores": pa.array(scores, pa.list_(pa.float64())),
+            "mass": pa.array(masses, pa.float64()),
+            "bound": pa.array(bounds, pa.float64()),
+        }
         with atomic_path(self.directory / f"chunk-{uuid.uuid4().hex}.parquet") as temporary:
-            pq.write_table(table, temporary, compression="zstd")
+            pq.write_table(pa.table(columns), temporary, compression="zstd")
+
+
+class StoredScores:
+    """Scores of paid engines: each goes to the response store at once."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def look_up(self, keys: Sequence[str]) -> dict[str, Known]:
+        found = self._store.get(keys)
+        return {key: Known(reply["scores"], reply["mass"], reply.get("bound")) for key, reply in found.items()}
+
+    def add(self, key: str, engine: Engine, request: Score, scored: Scored) -> None:
+        self._store.put([(key, request_record(engine.info, request), asdict(scored))])
+
+    def flush(self) -> None:
+        """Nothing to do: every score is in the store already."""
+
+    def compact(self) -> None:
+        """Nothing to do."""
 
 
 def item_prompts(
@@ -142,20 +191,26 @@ def score_items(
     items: pd.DataFrame,
     explanations: pd.DataFrame | None,
     settings: PromptSettings,
-    chunks: ScoreChunks,
+    cache: ScoreCache,
+    tally: Tally,
     what: str = "scoring",
 ) -> pd.DataFrame:
-    """Score every prompt of every item: uid, explanation_order, option_order, score_*, label_mass.
+    """Score every prompt of every item: uid, explanation_order, option_order, score_*, score_bound, label_mass.
 
-    Prompts already in `chunks` are not scored again. `score_*` is in label order, whatever the option order was.
+    Prompts already in `cache` are not scored again. `score_*` is in label order, whatever the option order was.
     """
     prompts = list(item_prompts(items, explanations, settings))
+    rows: list[tuple[Any, ...]] = []
     with Progress(what, sum(len(of_item) for _, of_item in prompts), "prompts") as progress:
-        rows = [row for group in _groups(prompts) for row in _score_group(engine, group, settings, chunks, progress)]
-        chunks.flush()
-    chunks.compact()
-    columns = ["uid", "explanation_order", "option_order", *settings.labels.columns("score"), "label_mass"]
-    return pd.DataFrame(rows, columns=columns)
+        progress.note = engine.note
+        try:
+            for group in _groups(prompts):
+                rows += _score_group(engine, group, settings, cache, tally, progress)
+        finally:
+            cache.flush()
+    cache.compact()
+    columns = ["uid", "explanation_order", "option_order", *settings.labels.columns("score"), "score_bound"]
+    return pd.DataFrame(rows, columns=[*columns, "label_mass"])
 
 
 def _groups(prompts: list[tuple[str, list[ScorePrompt]]]) -> Iterator[list[tuple[str, ScorePrompt]]]:
@@ -174,23 +229,31 @@ def _score_group(
     engine: Engine,
     group: list[tuple[str, ScorePrompt]],
     settings: PromptSettings,
-    chunks: ScoreChunks,
+    cache: ScoreCache,
+    tally: Tally,
     progress: Progress,
 ) -> Iterator[tuple[Any, ...]]:
     requests = [Score(prompt.messages, settings.labels.letters) for _, prompt in group]
     keys = [request_key(engine.info, request) for request in requests]
-    missing = [i for i, key in enumerate(keys) if key not in chunks]
+    known = cache.look_up(keys)
+    missing = [i for i, key in enumerate(keys) if key not in known]
     progress.cached(len(group) - len(missing))
-    for i, scored in engine.score([requests[i] for i in missing]):
-        chunks.add(keys[missing[i]], scored)
+    tally.cached += len(group) - len(missing)
+    if missing:
+        tally.start()
+    for position, scored in engine.score([requests[i] for i in missing]):
+        i = missing[position]
+        known[keys[i]] = Known(list(scored.scores), scored.mass, scored.bound)
+        cache.add(keys[i], engine, requests[i], scored)
+        tally.add(scored.usage)
         progress.done()
     for key, (uid, prompt) in zip(keys, group, strict=True):
-        scores, mass = chunks[key]
-        by_label = dict(zip(prompt.option_order, scores, strict=True))
+        by_label = dict(zip(prompt.option_order, known[key].scores, strict=True))
         yield (
             uid,
             ",".join(map(str, prompt.explanation_order)),
             ",".join(prompt.option_order),
             *(by_label[label] for label in settings.labels.keys),
-            mass,
+            known[key].bound,
+            known[key].mass,
         )

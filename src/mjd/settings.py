@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -58,3 +58,13 @@ def _valid_keys(model: type[Settings], path: list[str]) -> set[str]:
         ]
         here = nested or here
     return {name for m in here for name in m.model_fields}
+
+
+def check_known(value: str, known: Iterable[str], key: str) -> None:
+    """Raise `ValueError`, for validators, unless `value` is one of `known`; it names the nearest."""
+    names = list(known)
+    if value in names:
+        return
+    near = difflib.get_close_matches(value, names, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
+    raise ValueError(f"{key} names {value!r}, which does not exist ({hint})")

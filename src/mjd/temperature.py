@@ -10,7 +10,7 @@ import pandas as pd
 from scipy.optimize import minimize_scalar
 
 from mjd.config import FittedSoftmax, Transform
-from mjd.distributions import Floats, Ints, model_judgments, score_matrix, softmax
+from mjd.distributions import Floats, Ints, fill_bounds, model_judgments, score_matrix, softmax
 from mjd.errors import DataError
 from mjd.labels import LabelSet
 from mjd.metrics import kl_divergence
@@ -32,13 +32,16 @@ def judge(
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """MJDs (uid, p_*, n_prompts) by any transform, and what was applied, for provenance.
 
-    A fitted temperature is given as `temperatures`, one a fold, and their mean as `temperature`.
+    A fitted temperature is given as `temperatures`, one a fold, and their mean as `temperature`; `bounded_prompts` is
+    the number of prompts in which a label's upper bound stood in for its score (`distributions.fill_bounds`).
     """
+    scores, n_bounded = fill_bounds(scores, labels)
+    applied = how.model_dump() | {"bounded_prompts": n_bounded}
     if not isinstance(how, FittedSoftmax):
-        return model_judgments(scores, how, labels), how.model_dump()
+        return model_judgments(scores, how, labels), applied
     fitted = cross_fitted_judgments(scores, items, how, labels, seed)
     found = {"temperature": float(np.mean(fitted.temperatures)), "temperatures": fitted.temperatures}
-    return fitted.mjd, how.model_dump() | found
+    return fitted.mjd, applied | found
 
 
 def fit_temperature(scores: Floats, item_of: Ints, human: Floats) -> float:

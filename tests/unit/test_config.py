@@ -12,6 +12,11 @@ def values(name: str = "config.yaml") -> dict:
         return yaml.safe_load(handle)
 
 
+def llm(**more: object) -> dict:
+    """An entry of llms."""
+    return {"title": "x", "model": "smollm2-135m-instruct", **more}
+
+
 @pytest.mark.parametrize("name", ["config.yaml", "public.yaml", "paper.yaml"])
 def test_shipped_configs_are_valid(name: str) -> None:
     assert read_config(f"config/{name}").labels.keys == ("e", "n", "c")
@@ -58,6 +63,11 @@ def test_missing_key_is_named() -> None:
         ("prompts", {"explain": "{premise}"}, "lacks the field {hypothesis}"),
         ("prompts", {"explain": "{premise} {hypothesis"}, "prompts.explain is not a valid template"),
         ("llms", {"smollm2": {"title": "x", "model": "smolm2-135m-instruct"}}, "did you mean 'smollm2-135m-instruct'"),
+        ("llms", {"smollm2": llm(engine="vlm")}, "engine names 'vlm', which does not exist .did you mean 'vllm'"),
+        ("llms", {"smollm2": llm(engine="openai")}, "is no API model: it does not fit engine openai"),
+        ("llms", {"smollm2": llm(model="gpt-4o")}, "is behind an API: it needs engine openai"),
+        ("llms", {"smollm2": llm(openai={"base_url": "https://me:key@host/v1"})}, "secrets come from the environment"),
+        ("llms", {"smollm2": llm(openai={"base_url": "host/v1"})}, "must be an http or https URL"),
     ],
 )
 def test_bad_values_are_explained(section: str, change: dict, message: str) -> None:
@@ -118,3 +128,37 @@ def test_config_values_cannot_be_changed() -> None:
     config: Config = read_config("config/config.yaml")
     with pytest.raises(ValueError, match="frozen"):
         config.seed = 2  # type: ignore[misc]
+
+
+API = llm(engine="openai", model="gpt-4o")
+
+
+def test_a_budget_needs_prices() -> None:
+    config = {**values(), "budget_usd": 5, "llms": {"smollm2": API}}
+    with pytest.raises(ConfigError, match=r"budget_usd needs llms\.smollm2\.prices"):
+        load_config(config)
+    load_config(config | {"llms": {"smollm2": API | {"prices": {"input": 1, "output": 2}}}})
+
+
+def test_norm_is_absent_where_scores_are_log_probabilities() -> None:
+    config = read_config("config/paper.yaml")
+    norm = {system.scorer for system in config.mjd_systems() if system.transform == "norm"}
+    assert norm == {"llama3"}
+    assert {system.scorer for system in config.mjd_systems()} == {"llama3", "gpt4o"}
+
+
+def test_main_systems_cannot_be_norm_of_log_probabilities() -> None:
+    config = {**values(), "llms": {"smollm2": API}}
+    config["scoring"] = config["scoring"] | {"transforms": {"norm": {"kind": "norm"}}}
+    config["main_systems"] = config["main_systems"] | {"transform": "norm"}
+    with pytest.raises(ConfigError, match="gives log-probabilities, never positive"):
+        load_config(config)
+
+
+def test_speed_prices_and_connection_decide_no_number() -> None:
+    one = load_config({**values(), "llms": {"smollm2": API}}).llms["smollm2"]
+    faster = API | {"openai": {"concurrency": 99}, "prices": {"input": 1, "output": 2}, "batch_size": 2}
+    other = load_config({**values(), "llms": {"smollm2": faster}}).llms["smollm2"]
+    elsewhere = load_config({**values(), "llms": {"smollm2": API | {"openai": {"base_url": "http://h/v1"}}}})
+    assert one.deciding() == other.deciding()
+    assert one.deciding() != elsewhere.llms["smollm2"].deciding()

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from mjd.config import Norm, Softmax, read_config
-from mjd.distributions import aligned, from_counts, model_judgments, softmax, transform, uniform
+from mjd.distributions import aligned, fill_bounds, from_counts, model_judgments, softmax, transform, uniform
 from mjd.errors import DataError
 
 LABELS = read_config("config/config.yaml").labels
@@ -87,3 +87,23 @@ def test_aligned_refuses_what_is_no_distribution() -> None:
     frame = pd.DataFrame({"uid": ["a"], "p_e": [0.9], "p_n": [0.0], "p_c": [0.0]})
     with pytest.raises(DataError, match="item a is not a distribution"):
         aligned(pd.Series(["a"]), frame, LABELS, "x")
+
+
+def test_a_null_score_becomes_its_bound() -> None:
+    frame = scores([("i1", -1.0, None, None), ("i1", -1.0, -2.0, -3.0)]).assign(score_bound=[-5.0, None])
+    filled, n_bounded = fill_bounds(frame, LABELS)
+    assert n_bounded == 1
+    assert filled[LABELS.columns("score")].to_numpy().tolist() == [[-1, -5, -5], [-1, -2, -3]]
+    assert model_judgments(filled, Softmax(temperature=1), LABELS)["p_n"].iloc[0] > 0
+
+
+def test_a_null_score_without_a_bound_is_still_an_error() -> None:
+    filled, n_bounded = fill_bounds(scores([("i1", -1.0, None, -2.0)]).assign(score_bound=[None]), LABELS)
+    assert n_bounded == 0
+    with pytest.raises(DataError, match="row 1"):
+        model_judgments(filled, Softmax(temperature=1), LABELS)
+
+
+def test_scores_of_an_older_version_have_no_bounds() -> None:
+    frame = scores([("i1", 1.0, 2.0, 3.0)])
+    assert fill_bounds(frame, LABELS)[0] is frame

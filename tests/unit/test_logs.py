@@ -36,3 +36,9 @@ def test_log_lines_come_between_bursts(clock: list[float], caplog: pytest.LogCap
             "scoring: 0 done, 0 cached, 0 failed of 100 prompts (0.00 prompts/s, 0:00 elapsed)",
             "scoring: 10 done, 0 cached, 0 failed of 100 prompts (0.50 prompts/s, 0:20 elapsed, 3:00 left)",
         ]
+
+
+def test_a_note_ends_the_line(clock: list[float]) -> None:
+    with Progress("scoring", 1, "prompts") as progress:
+        progress.note = lambda: "0.0100 USD spent"
+        assert progress.line().endswith(", 0.0100 USD spent")

@@ -13,6 +13,7 @@ from mjd.generation import generate_answers
 from mjd.llm.base import EngineInfo, Generate, Score, Scored, Usage, request_key
 from mjd.llm.fake import FakeEngine
 from mjd.llm.store import Store
+from mjd.llm.tally import Tally
 from mjd.scoring import PromptSettings, ScoreChunks, score_items
 
 CONFIG = read_config("config/config.yaml")
@@ -42,26 +43,28 @@ class LetterEngine(FakeEngine):
 
 
 def test_scores_are_in_label_order_whatever_the_option_order(tmp_path: Path) -> None:
-    found = score_items(LetterEngine(), ITEMS, SHOWN, settings(), ScoreChunks(tmp_path)).set_index("option_order")
+    found = score_items(LetterEngine(), ITEMS, SHOWN, settings(), ScoreChunks(tmp_path), Tally()).set_index(
+        "option_order"
+    )
     row = found.loc["c,e,n"].iloc[0]
     assert (row["score_c"], row["score_e"], row["score_n"]) == (3, 2, 1)
 
 
 def test_one_row_for_every_prompt(tmp_path: Path) -> None:
-    found = score_items(FakeEngine(), ITEMS, SHOWN, settings(), ScoreChunks(tmp_path))
+    found = score_items(FakeEngine(), ITEMS, SHOWN, settings(), ScoreChunks(tmp_path), Tally())
     assert found.groupby("uid").size().to_dict() == {"i1": 12, "i2": 6}
     assert set(found.loc[found["uid"] == "i1", "explanation_order"]) == {"0,1", "1,0"}
 
 
 def test_plain_prompts_have_no_explanation_order(tmp_path: Path) -> None:
-    found = score_items(FakeEngine(), ITEMS, None, settings("plain"), ScoreChunks(tmp_path))
+    found = score_items(FakeEngine(), ITEMS, None, settings("plain"), ScoreChunks(tmp_path), Tally())
     assert set(found["explanation_order"]) == {""}
 
 
 def test_finished_scores_are_not_asked_for_again(tmp_path: Path) -> None:
-    first = score_items(FakeEngine(), ITEMS, SHOWN, settings(), ScoreChunks(tmp_path))
+    first = score_items(FakeEngine(), ITEMS, SHOWN, settings(), ScoreChunks(tmp_path), Tally())
     engine = FakeEngine()
-    again = score_items(engine, ITEMS, SHOWN, settings(), ScoreChunks(tmp_path))
+    again = score_items(engine, ITEMS, SHOWN, settings(), ScoreChunks(tmp_path), Tally())
     assert engine.asked == 0
     pd.testing.assert_frame_equal(first, again)
 
@@ -69,35 +72,35 @@ def test_finished_scores_are_not_asked_for_again(tmp_path: Path) -> None:
 def test_a_stopped_run_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scoring, "SECONDS_PER_CHUNK", 0.0)
     with pytest.raises(RuntimeError, match="killed"):
-        score_items(LetterEngine(fail_after=5), ITEMS, SHOWN, settings(), ScoreChunks(tmp_path))
+        score_items(LetterEngine(fail_after=5), ITEMS, SHOWN, settings(), ScoreChunks(tmp_path), Tally())
     engine = LetterEngine()
-    found = score_items(engine, ITEMS, SHOWN, settings(), ScoreChunks(tmp_path))
+    found = score_items(engine, ITEMS, SHOWN, settings(), ScoreChunks(tmp_path), Tally())
     assert (engine.asked, len(found)) == (18 - 5, 18)
 
 
 def test_chunks_are_merged_when_the_job_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scoring, "SECONDS_PER_CHUNK", 0.0)
-    score_items(FakeEngine(), ITEMS, SHOWN, settings(), ScoreChunks(tmp_path))
+    score_items(FakeEngine(), ITEMS, SHOWN, settings(), ScoreChunks(tmp_path), Tally())
     assert len(list(tmp_path.glob("*.parquet"))) == 1
 
 
 def test_another_model_revision_is_scored_anew(tmp_path: Path) -> None:
-    score_items(FakeEngine(), ITEMS, SHOWN, settings(), ScoreChunks(tmp_path))
+    score_items(FakeEngine(), ITEMS, SHOWN, settings(), ScoreChunks(tmp_path), Tally())
     engine = FakeEngine()
     engine.info = EngineInfo("fake", "1", "fake-model@2")
-    score_items(engine, ITEMS, SHOWN, settings(), ScoreChunks(tmp_path))
+    score_items(engine, ITEMS, SHOWN, settings(), ScoreChunks(tmp_path), Tally())
     assert engine.asked == 18
 
 
 def test_item_without_explanation_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="item i2 has no explanation, but this source shows them"):
-        score_items(FakeEngine(), ITEMS, SHOWN[:2], settings(), ScoreChunks(tmp_path))
+        score_items(FakeEngine(), ITEMS, SHOWN[:2], settings(), ScoreChunks(tmp_path), Tally())
 
 
 def answers(engine: FakeEngine, path: Path, items: pd.DataFrame = ITEMS) -> pd.DataFrame:
     with Store(path) as store:
         return generate_answers(
-            engine, items, CONFIG.labels, ("premise", "hypothesis"), CONFIG.prompts, Sampling(), 1, store
+            engine, items, CONFIG.labels, ("premise", "hypothesis"), CONFIG.prompts, Sampling(), 1, store, Tally()
         )
 
 

@@ -73,4 +73,5 @@ def test_provenance_of_a_fitted_transform_names_its_temperatures() -> None:
     scores, items = tables(20, 2.5)
     _, applied = judge(scores, items, FOLDS, LABELS, seed=1)
     assert applied["temperature"] == pytest.approx(np.mean(applied["temperatures"]))
-    assert judge(scores, items, Softmax(temperature=3), LABELS, seed=1)[1] == {"kind": "softmax", "temperature": 3.0}
+    _, applied = judge(scores, items, Softmax(temperature=3), LABELS, seed=1)
+    assert applied == {"kind": "softmax", "temperature": 3.0, "bounded_prompts": 0}

@@ -143,7 +143,7 @@ def test_a_letter_that_is_not_one_token_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_prompt_longer_than_the_context_is_an_error(models: dict[str, Path]) -> None:
-    with pytest.raises(ModelError, match=r"A prompt has \d+ tokens, but tiny reads at most 1024"):
+    with pytest.raises(ModelError, match=r"A prompt has \d+ tokens, but tiny reads at most 2048"):
         list(engine(models["llama"]).score(requests("long " * 500)))
 
 

@@ -39,7 +39,7 @@ _SHARED = {
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
-    "max_position_embeddings": 1024,
+    "max_position_embeddings": 2048,
 }
 # Windows of 24 tokens make sliding-window layers matter in short prompts.
 _MODELS: dict[str, tuple[type, type, dict[str, Any]]] = {

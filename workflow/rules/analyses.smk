@@ -24,6 +24,7 @@ use rule score as score_all_orders with:
         orders="all",
         first_items=CONFIG.analyses.convergence_items,
         seed=CONFIG.seed,
+        store=f"{RESULTS}/store/answers.sqlite",
         chunks=f"{RESULTS}/store/all_orders/{{llm}}/{{source}}-{{selection}}-{{mode}}",
     message:
         "{wildcards.llm} scores all orders of a few items"
@@ -117,7 +118,7 @@ rule sample_answers:
     wildcard_constraints:
         llm="|".join(CONFIG.llms),
     conda:
-        "../envs/mjd.yaml"
+        lambda wildcards: llm_environment(wildcards.llm)
     threads: lambda wildcards: CONFIG.llms[wildcards.llm].resources.threads
     resources:
         mem_mb=lambda wildcards: CONFIG.llms[wildcards.llm].resources.mem_mb,

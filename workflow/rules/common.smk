@@ -23,12 +23,18 @@ def model_directory(llm):
 
 
 def engine_params(llm):
-    """What decides an engine's numbers: the LLM's entry without its title and resources, and the model's identity."""
+    """What decides an LLM's numbers; a job reads its speed, connection and prices from the configuration."""
     entry = CONFIG.llms[llm]
     return {
-        "settings": entry.model_dump(mode="json", exclude={"resources"}),
+        "settings": entry.deciding(),
         "identity": CONFIG.model_entry(entry.model).identity,
     }
+
+
+def llm_environment(llm):
+    """The conda environment of an LLM's jobs."""
+    name = "vllm" if CONFIG.llms[llm].engine == "vllm" else "mjd"
+    return f"../envs/{name}.yaml"
 
 
 def shown_explanations(wildcards):

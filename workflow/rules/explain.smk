@@ -14,7 +14,7 @@ rule generate_explanations:
     wildcard_constraints:
         llm="|".join(CONFIG.llms),
     conda:
-        "../envs/mjd.yaml"
+        lambda wildcards: llm_environment(wildcards.llm)
     threads: lambda wildcards: CONFIG.llms[wildcards.llm].resources.threads
     resources:
         mem_mb=lambda wildcards: CONFIG.llms[wildcards.llm].resources.mem_mb,

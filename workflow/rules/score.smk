@@ -15,7 +15,7 @@ rule score:
     wildcard_constraints:
         llm="|".join(CONFIG.llms),
     conda:
-        "../envs/mjd.yaml"
+        lambda wildcards: llm_environment(wildcards.llm)
     threads: lambda wildcards: CONFIG.llms[wildcards.llm].resources.threads
     resources:
         mem_mb=lambda wildcards: CONFIG.llms[wildcards.llm].resources.mem_mb,
@@ -29,6 +29,7 @@ rule score:
         orders=CONFIG.scoring.orders,
         first_items=None,
         seed=CONFIG.seed,
+        store=f"{RESULTS}/store/answers.sqlite",
         chunks=f"{RESULTS}/store/scores/{{llm}}/{{source}}-{{selection}}-{{mode}}",
     message:
         "{wildcards.llm} scores {wildcards.source} ({wildcards.selection}, {wildcards.mode})"

@@ -4,12 +4,13 @@ from mjd import schemas
 from mjd.config import Prompts, Sampling
 from mjd.generation import generate_answers
 from mjd.io import read_parquet, write_parquet
-from mjd.job import job, labels_of, provenance, start_engine, train_items
+from mjd.job import engine_of, job, labels_of, provenance, train_items
 from mjd.llm.store import Store
+from mjd.llm.tally import Tally
 from mjd.settings import check
 
-with job(snakemake), Store(snakemake.params.store) as store:
-    engine = start_engine(snakemake)
+with job(snakemake), Store(snakemake.params.store) as store, engine_of(snakemake, store) as engine:
+    tally = Tally()
     answers = generate_answers(
         engine,
         train_items(read_parquet(snakemake.input.data_items)),
@@ -19,6 +20,8 @@ with job(snakemake), Store(snakemake.params.store) as store:
         check(Sampling, snakemake.params.sampling, "sampling"),
         snakemake.params.seed,
         store,
+        tally,
         what=f"explanations by {snakemake.wildcards.llm}",
     )
-    write_parquet(answers, snakemake.output[0], schemas.answers(), provenance(snakemake, **engine.info.provenance()))
+    about = provenance(snakemake, engine=engine, tally=tally)
+    write_parquet(answers, snakemake.output[0], schemas.answers(), about)

@@ -16,6 +16,8 @@ with job(snakemake):
         snakemake.params.seed,
     )
     log.info("transform: %s", applied)
+    if applied["bounded_prompts"]:
+        log.warning("%d prompts lack a label's score: its upper bound is used", applied["bounded_prompts"])
     origin = read_provenance(snakemake.input.scores)
     write_parquet(
         mjd, snakemake.output[0], schemas.mjd(labels), provenance(snakemake, transform=applied, scores=origin)

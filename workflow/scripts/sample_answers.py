@@ -3,8 +3,9 @@
 from mjd import first_token
 from mjd.config import Analyses, Prompts
 from mjd.io import read_parquet, write_parquet
-from mjd.job import job, labels_of, provenance, start_engine, train_items
+from mjd.job import engine_of, job, labels_of, provenance, train_items
 from mjd.llm.store import Store
+from mjd.llm.tally import Tally
 from mjd.scoring import PromptSettings
 from mjd.settings import check
 
@@ -22,14 +23,16 @@ with job(snakemake), Store(snakemake.params.store) as store:
         )
         for variant in params.variants
     ]
-    engine = start_engine(snakemake)
-    answers = first_token.sample_answers(
-        engine,
-        train_items(read_parquet(snakemake.input.data_items)),
-        variants,
-        check(Analyses, params.analyses, "analyses"),
-        params.seed,
-        store,
-    )
-    origin = provenance(snakemake, **engine.info.provenance())
-    write_parquet(answers, snakemake.output[0], first_token.answers_schema(), origin)
+    tally = Tally()
+    with engine_of(snakemake, store) as engine:
+        answers = first_token.sample_answers(
+            engine,
+            train_items(read_parquet(snakemake.input.data_items)),
+            variants,
+            check(Analyses, params.analyses, "analyses"),
+            params.seed,
+            store,
+            tally,
+        )
+    about = provenance(snakemake, engine=engine, tally=tally)
+    write_parquet(answers, snakemake.output[0], first_token.answers_schema(), about)

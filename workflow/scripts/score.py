@@ -3,11 +3,13 @@
 from mjd import schemas
 from mjd.config import Prompts
 from mjd.io import read_parquet, write_parquet
-from mjd.job import job, labels_of, provenance, start_engine, train_items
-from mjd.scoring import PromptSettings, ScoreChunks, score_items
+from mjd.job import engine_of, job, labels_of, provenance, train_items
+from mjd.llm.store import Store
+from mjd.llm.tally import Tally
+from mjd.scoring import PromptSettings, ScoreChunks, StoredScores, score_items
 from mjd.settings import check
 
-with job(snakemake):
+with job(snakemake), Store(snakemake.params.store) as store:
     params, wildcards = snakemake.params, snakemake.wildcards
     settings = PromptSettings(
         prompts=check(Prompts, params.prompts, "prompts"),
@@ -19,12 +21,9 @@ with job(snakemake):
     )
     items = train_items(read_parquet(snakemake.input.data_items))[: params.first_items]
     explanations = read_parquet(snakemake.input.explanations) if snakemake.input.get("explanations") else None
-    engine = start_engine(snakemake)
-    what = f"{wildcards.llm} {wildcards.source}-{wildcards.selection}-{wildcards.mode}"
-    scores = score_items(engine, items, explanations, settings, ScoreChunks(params.chunks), what)
-    write_parquet(
-        scores,
-        snakemake.output[0],
-        schemas.scores(settings.labels),
-        provenance(snakemake, **engine.info.provenance(), score=engine.score_kind),
-    )
+    what, tally = f"{wildcards.llm} {wildcards.source}-{wildcards.selection}-{wildcards.mode}", Tally()
+    with engine_of(snakemake, store) as engine:
+        cache = StoredScores(store) if engine.is_paid else ScoreChunks(params.chunks)
+        scores = score_items(engine, items, explanations, settings, cache, tally, what)
+    about = provenance(snakemake, engine=engine, tally=tally, score=engine.score_kind)
+    write_parquet(scores, snakemake.output[0], schemas.scores(settings.labels), about)

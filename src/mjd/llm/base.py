@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from mjd.llm.ledger import Ledger
 
 ScoreKind = Literal["logit", "logprob"]
 
@@ -33,6 +37,11 @@ class Generate:
     seed: int = 0
     sample_index: int = 0
 
+    def random_seed(self, bits: int = 31) -> int:
+        """A seed of this answer alone, whatever else is asked for with it."""
+        text = repr((self.seed, self.sample_index, self.messages))
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> (64 - bits)
+
 
 @dataclass(frozen=True)
 class Score:
@@ -44,10 +53,11 @@ class Score:
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens of one request."""
+    """Tokens of one request; `cached_tokens` of the prompt were read from a provider's cache."""
 
     prompt_tokens: int
     completion_tokens: int = 0
+    cached_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -64,13 +74,15 @@ class Scored:
     """Scores of a request's letters, in its order.
 
     `kind` is `logit` (unnormalised) or `logprob` (natural log of the probability over the whole vocabulary);
-    `mass` is the total probability of the letters over the whole vocabulary.
+    `mass` is the total probability of the letters over the whole vocabulary, None where the engine does not give it.
+    A score is None where an API left its letter out of the most likely tokens: it is at most `bound` then.
     """
 
-    scores: tuple[float, ...]
+    scores: tuple[float | None, ...]
     kind: ScoreKind
-    mass: float
+    mass: float | None
     usage: Usage
+    bound: float | None = None
 
 
 @dataclass(frozen=True)
@@ -91,18 +103,51 @@ class EngineInfo:
         return named | dict(self.settings)
 
 
-class Engine(Protocol):
-    """An LLM engine. Responses come as (index into `requests`, response), in any order, as they finish."""
+@dataclass(frozen=True)
+class Workplace:
+    """What a job gives its engine: CPU threads (None leaves them alone) and, for paid engines, the ledger."""
+
+    threads: int | None = None
+    ledger: Ledger | None = None
+
+
+class Engine(ABC):
+    """An LLM engine. Responses come as (index into `requests`, response), in any order, as they finish.
+
+    Engines are built as `EngineClass(directory, settings, identity, workplace)`, see `mjd.llm.engines.build_engine`.
+    """
 
     info: EngineInfo
     score_kind: ScoreKind
+    # Scores cost money: they are kept in the response store, like answers, instead of the run's chunks.
+    is_paid = False
+    # Requests that `generate` is given at a time; None is all of them.
+    answers_per_call: int | None = None
 
+    @abstractmethod
     def generate(self, requests: Sequence[Generate]) -> Iterator[tuple[int, Generated]]: ...
 
+    @abstractmethod
     def score(self, requests: Sequence[Score]) -> Iterator[tuple[int, Scored]]: ...
+
+    def report(self) -> dict[str, Any]:
+        """What this run adds to provenance beside `info`."""
+        return {}
+
+    def note(self) -> str:
+        """A remark for progress lines, such as the money spent so far."""
+        return ""
+
+    def close(self) -> None:  # noqa: B027 -- most engines have nothing to end
+        """End what the engine started."""
 
 
 def request_key(info: EngineInfo, request: Generate | Score) -> str:
     """SHA-256 (hex) of the whole request: model, revision, engine and its version, messages, sampling."""
-    whole = {"engine": asdict(info), "kind": type(request).__name__, "request": asdict(request)}
+    return stored_key(asdict(info), type(request).__name__, asdict(request))
+
+
+def stored_key(info: dict[str, Any], kind: str, request: dict[str, Any]) -> str:
+    """The same from the plain values that the store keeps."""
+    whole = {"engine": info, "kind": kind, "request": request}
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()

@@ -1,34 +1,37 @@
-"""Engines by name. To add one: a module with a class like `TransformersEngine`, and a line in `ENGINES`."""
+"""Engines by name. To add one: a module with a class derived from `mjd.llm.base.Engine`, and a line in `ENGINES`.
+
+Light on purpose: the configuration reads the names, and a module is imported when its engine is used.
+"""
 
 from __future__ import annotations
 
 import importlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from mjd.config import Llm
-from mjd.errors import ModelError
-from mjd.llm.base import Engine
+from mjd.llm.base import Engine, Workplace
 
-# name -> module:class. Modules are imported when used: each may need packages that others do without.
-ENGINES = {"transformers": "mjd.llm.transformers_engine:TransformersEngine"}
+if TYPE_CHECKING:
+    from mjd.config import Llm
+
+# name -> module:class
+ENGINES = {
+    "transformers": "mjd.llm.transformers_engine:TransformersEngine",
+    "vllm": "mjd.llm.vllm_engine:VllmEngine",
+    "openai": "mjd.llm.openai_engine:OpenAiEngine",
+}
 
 
-def build_engine(settings: Llm, directory: str | Path, identity: str) -> Engine:
-    """Start the engine that the LLM's configuration names.
+def build_engine(settings: Llm, directory: str | Path, identity: str, workplace: Workplace | None = None) -> Engine:
+    """Build the engine that the LLM's configuration names.
 
     Args:
         settings: the LLM's configuration entry.
-        directory: its model directory.
+        directory: its model directory ("" for an API model).
         identity: model and revision, for request keys and provenance.
-
-    Raises:
-        ModelError: this version of mjd has no such engine.
+        workplace: threads and ledger of the job.
     """
-    if settings.engine not in ENGINES:
-        raise ModelError(
-            f"This version of mjd cannot run engine {settings.engine!r} (it runs: {', '.join(ENGINES)}).",
-            "Set engine: transformers for this LLM.",
-        )
     module, name = ENGINES[settings.engine].split(":")
-    engine: Engine = getattr(importlib.import_module(module), name)(directory, settings, identity)
+    factory = getattr(importlib.import_module(module), name)
+    engine: Engine = factory(directory, settings, identity, workplace or Workplace())
     return engine

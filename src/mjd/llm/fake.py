@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 
-from mjd.llm.base import EngineInfo, Generate, Generated, Score, Scored, ScoreKind, Usage, request_key
+from mjd.llm.base import Engine, EngineInfo, Generate, Generated, Score, Scored, ScoreKind, Usage, request_key
 
 
-class FakeEngine:
+class FakeEngine(Engine):
     """Deterministic, instant, meaningless. `asked` counts the requests it was given."""
 
     score_kind: ScoreKind = "logit"

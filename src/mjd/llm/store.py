@@ -1,46 +1,86 @@
 """The response store: what an LLM answered once is never asked again.
 
 One append-only SQLite file (WAL mode), keyed by the SHA-256 of the whole request (`mjd.llm.base.request_key`), outside
-the declared outputs of any rule. Errors are never stored.
+the declared outputs of any rule. It keeps every generated answer, and every score that was paid for. Errors are never
+stored. Beside the replies it keeps what was spent (`mjd.llm.ledger`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import sqlite3
+import struct
+import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from mjd.errors import DataError
+from mjd.llm.base import EngineInfo, Generate, Score, stored_key
 
-_SCHEMA = """
+_TABLES = """
 CREATE TABLE IF NOT EXISTS replies (
     key TEXT PRIMARY KEY, request TEXT NOT NULL, reply TEXT NOT NULL, created REAL NOT NULL
-) WITHOUT ROWID
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS spending (
+    model TEXT PRIMARY KEY, requests INTEGER NOT NULL, prompt_tokens INTEGER NOT NULL,
+    completion_tokens INTEGER NOT NULL, usd REAL NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS reserved (
+    id TEXT PRIMARY KEY, usd REAL NOT NULL, expires REAL NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS batches (
+    id TEXT PRIMARY KEY, endpoint TEXT NOT NULL, server_id TEXT, keys TEXT NOT NULL, created REAL NOT NULL
+) WITHOUT ROWID;
 """
 _LOOK_UP = 500
+_MAGIC = b"SQLite format 3\x00"
 
 
 class Store:
-    """Replies on disk; safe for concurrent writers. Use as a context manager.
+    """Replies on disk; safe for concurrent writers on one machine. Use as a context manager.
+
+    A committed reply survives a kill. The file must not lie on a network file system that several machines write to:
+    SQLite's write-ahead log needs shared memory.
+
+    Args:
+        path: the file; made when first used, unless `create` is False.
 
     Raises:
-        DataError: the file exists but is not a readable store; it is left as it is.
+        DataError: on first use, the file is truncated, corrupt or no store; it is left as it is.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, create: bool = True) -> None:
         self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._create = create
+
+    @cached_property
+    def db(self) -> sqlite3.Connection:
+        """The open database; opened when first used, so that jobs without need of it leave the file alone."""
+        if not self.path.exists():
+            if not self._create:
+                raise DataError(f"There is no response store at {self.path}.", "Give the path of a store.")
+            _create(self.path)
         try:
-            self._db = sqlite3.connect(self.path, timeout=60, isolation_level=None)
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = NORMAL")
-            self._db.execute(_SCHEMA)
-        except sqlite3.DatabaseError as error:
-            raise self._damaged(error) from error
+            _check_length(self.path)
+            db = sqlite3.connect(self.path, timeout=60, isolation_level=None)
+            try:
+                _check(db)
+                db.execute("PRAGMA journal_mode = WAL")
+                db.execute("PRAGMA synchronous = FULL")
+                db.executescript(_TABLES)
+            except sqlite3.DatabaseError:
+                db.close()
+                raise
+        except (sqlite3.DatabaseError, OSError) as error:
+            raise self.damaged(error) from error
+        return db
 
     def __enter__(self) -> Store:
         return self
@@ -48,7 +88,8 @@ class Store:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._db.close()
+        if "db" in self.__dict__:
+            self.db.close()
 
     def get(self, keys: Iterable[str]) -> dict[str, Any]:
         """Stored replies of those keys that have one."""
@@ -58,10 +99,10 @@ class Store:
             for start in range(0, len(wanted), _LOOK_UP):
                 part = wanted[start : start + _LOOK_UP]
                 marks = ",".join("?" * len(part))
-                rows = self._db.execute(f"SELECT key, reply FROM replies WHERE key IN ({marks})", part)
+                rows = self.db.execute(f"SELECT key, reply FROM replies WHERE key IN ({marks})", part)
                 found.update((key, json.loads(reply)) for key, reply in rows)
         except (sqlite3.DatabaseError, json.JSONDecodeError) as error:
-            raise self._damaged(error) from error
+            raise self.damaged(error) from error
         return found
 
     def put(self, replies: Iterable[tuple[str, Mapping[str, Any], Mapping[str, Any]]]) -> None:
@@ -69,17 +110,102 @@ class Store:
         now = time.time()
         rows = [(key, json.dumps(request), json.dumps(reply), now) for key, request, reply in replies]
         try:
-            self._db.execute("BEGIN IMMEDIATE")
-            self._db.executemany("INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?)", rows)
-            self._db.execute("COMMIT")
+            self.db.execute("BEGIN IMMEDIATE")
+            self.db.executemany("INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?)", rows)
+            self.db.execute("COMMIT")
         except sqlite3.DatabaseError as error:
-            raise self._damaged(error) from error
+            raise self.damaged(error) from error
+
+    def rows(self) -> Iterator[tuple[str, dict[str, Any], dict[str, Any], float]]:
+        """Every (key, request, reply, time stored in seconds since 1970), by key.
+
+        Raises:
+            DataError: a row cannot be read.
+        """
+        try:
+            for key, request, reply, created in self.db.execute("SELECT * FROM replies ORDER BY key"):
+                yield key, json.loads(request), json.loads(reply), created
+        except (sqlite3.DatabaseError, json.JSONDecodeError) as error:
+            raise self.damaged(error) from error
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Remove replies; only `mjd store prune` does."""
+        try:
+            self.db.execute("BEGIN IMMEDIATE")
+            self.db.executemany("DELETE FROM replies WHERE key = ?", [(key,) for key in keys])
+            self.db.execute("COMMIT")
+        except sqlite3.DatabaseError as error:
+            raise self.damaged(error) from error
 
     def __len__(self) -> int:
-        return int(self._db.execute("SELECT count(*) FROM replies").fetchone()[0])
+        return int(self.db.execute("SELECT count(*) FROM replies").fetchone()[0])
 
-    def _damaged(self, error: Exception) -> DataError:
+    def damaged(self, error: Exception) -> DataError:
+        """The error of a store that cannot be used."""
         return DataError(
             f"The response store {self.path} cannot be used ({error}).",
             "Nothing was changed in it: restore it from a backup, or move it away to start a new one.",
         )
+
+
+def request_record(info: EngineInfo, request: Generate | Score) -> dict[str, Any]:
+    """A request as the store keeps it; with its kind it gives the key again."""
+    return {"engine": asdict(info), **asdict(request)}
+
+
+def record_key(record: Mapping[str, Any]) -> str:
+    """The key of a stored request; differs from the row's own key only when the row is damaged."""
+    request = {name: value for name, value in record.items() if name != "engine"}
+    return stored_key(record["engine"], record_kind(record), request)
+
+
+def record_kind(record: Mapping[str, Any]) -> str:
+    """`Score` or `Generate`."""
+    return Score.__name__ if "letters" in record else Generate.__name__
+
+
+def _create(path: Path) -> None:
+    """Make an empty store; it appears complete, and one that another process made meanwhile stays."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    try:
+        db = sqlite3.connect(name, isolation_level=None)
+        db.execute("PRAGMA journal_mode = WAL")
+        db.executescript(_TABLES)
+        db.close()
+        os.chmod(name, 0o644)
+        with contextlib.suppress(FileExistsError):
+            os.link(name, path)
+    finally:
+        os.unlink(name)
+
+
+def _check(db: sqlite3.Connection) -> None:
+    """Raise `sqlite3.DatabaseError` when a page is damaged or the file is another database."""
+    db.execute("PRAGMA query_only = ON")
+    found = db.execute("PRAGMA quick_check(1)").fetchone()[0]
+    tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    db.execute("PRAGMA query_only = OFF")
+    if found != "ok":
+        raise sqlite3.DatabaseError(found.splitlines()[-1])
+    if "replies" not in tables:
+        raise sqlite3.DatabaseError("it has no table of replies")
+
+
+def _check_length(path: Path) -> None:
+    """Raise `sqlite3.DatabaseError` for a file that is no SQLite database, or shorter than its header says.
+
+    Pages that are still in the write-ahead log alone may lie beyond the file's end, but the header counts those only
+    once they are written back.
+    """
+    with open(path, "rb") as handle:
+        header = handle.read(100)
+    if len(header) < 100 or not header.startswith(_MAGIC):
+        raise sqlite3.DatabaseError("file is not a database")
+    (page_size,) = struct.unpack(">H", header[16:18])
+    changed, pages = struct.unpack(">II", header[24:32])
+    (valid_for,) = struct.unpack(">I", header[92:96])
+    expected = pages * (65536 if page_size == 1 else page_size)
+    if changed == valid_for and path.stat().st_size < expected:
+        raise sqlite3.DatabaseError(f"it is truncated: {path.stat().st_size} of {expected} bytes")

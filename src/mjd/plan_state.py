@@ -1,0 +1,147 @@
+"""What a plan finds on disk: tokenizers, answers and scores that exist already. Nothing is downloaded or asked for."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+import pyarrow.parquet as pq
+
+from mjd.config import Config, generator_slug
+from mjd.io import read_parquet
+from mjd.llm.base import Generate, Message, Score, request_key
+from mjd.llm.chat_tokens import ChatTokenizer
+from mjd.llm.store import Store, record_kind
+from mjd.planning import Answers, PlannedJob, TokenCounter, stand_in
+
+log = logging.getLogger("mjd")
+
+# What a chat template adds to a message, where the template itself is not known.
+_TOKENS_A_MESSAGE = 8
+_KEYS_AT_A_TIME = 10_000
+
+
+def own_counter(directory: Path, chat_template: str, model: str) -> TokenCounter:
+    """Counts with an LLM's own tokenizer and chat template."""
+    tokens = ChatTokenizer(directory, chat_template, model)
+    return TokenCounter(
+        lambda prompts: _lengths(tokens, [tokens.render(messages) for messages in prompts]),
+        lambda texts: [n + 1 for n in _lengths(tokens, texts)],  # and the token that ends an answer
+        model,
+        True,
+    )
+
+
+def approximate_counter(directory: Path, model: str) -> TokenCounter:
+    """Counts with another model's tokenizer: its own words for the text, a few tokens for the template."""
+    tokens = ChatTokenizer(directory, "none", model)
+
+    def prompt(prompts: Sequence[Sequence[Message]]) -> list[int]:
+        texts = ["\n\n".join(message.content for message in messages) for messages in prompts]
+        lengths = _lengths(tokens, texts)
+        return [n + _TOKENS_A_MESSAGE * len(messages) for n, messages in zip(lengths, prompts, strict=True)]
+
+    return TokenCounter(prompt, lambda texts: [n + 1 for n in _lengths(tokens, texts)], model, False)
+
+
+def _lengths(tokens: ChatTokenizer, texts: Sequence[str]) -> list[int]:
+    return [len(ids) for ids in tokens.encode(texts)] if texts else []
+
+
+def counters(config: Config, fallback: Mapping[str, Path]) -> dict[str, TokenCounter]:
+    """A counter for every LLM: its own tokenizer where the model is on disk, else the fallback its model names.
+
+    Args:
+        fallback: model directories that may be used for approximations, by model id; the first is the default.
+    """
+    found = {}
+    for name, llm in config.llms.items():
+        directory = Path(config.downloads_dir) / "models" / llm.model
+        if (directory / "config.json").is_file():
+            found[name] = own_counter(directory, llm.chat_template, llm.model)
+            continue
+        named = config.model_entry(llm.model).tokenizer
+        model = named if named and named in fallback else next(iter(fallback))
+        found[name] = approximate_counter(fallback[model], model)
+        log.warning("%s: tokens are approximate, counted with the tokenizer of %s", name, model)
+    return found
+
+
+def known_answers(
+    config: Config, items: pd.DataFrame, human: pd.DataFrame, published: Mapping[str, pd.DataFrame]
+) -> dict[str, Answers]:
+    """Answers of every generator: its own where they exist, published or human explanations in their place else.
+
+    Args:
+        published: published sets by name; one that bears an LLM's name stands in for it, else the first does.
+    """
+    found = {}
+    for generator in config.generators:
+        name = generator.removeprefix("published/")
+        path = Path(config.results_dir) / "explanations" / generator_slug(generator) / "answers.parquet"
+        if generator != name:
+            found[generator] = Answers(published[name], "known")
+        elif path.is_file():
+            found[generator] = Answers(read_parquet(path), "known")
+        elif published:
+            found[generator] = Answers(published.get(name, next(iter(published.values()))), "estimated")
+        else:
+            found[generator] = stand_in(items, human, config.labels)
+    return found
+
+
+class Finished:
+    """Counts finished prompts of planned jobs.
+
+    Scores of local LLMs are counted in the chunks of their job, answers in the store; those of API LLMs are looked up
+    by key, since money depends on them.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.results = Path(config.results_dir)
+        self.store = self.results / "store" / "answers.sqlite"
+
+    def __call__(self, job: PlannedJob, requests: Callable[[], Iterator[Generate | Score]]) -> int:
+        if self._output(job).is_file():
+            return job.prompts
+        if self.config.llms[job.llm].engine == "openai":
+            return self._by_key(job, requests())
+        if job.rule == "score":
+            chunks = (self.results / "store" / "scores" / job.llm / job.variant).glob("chunk-*.parquet")
+            return min(job.prompts, sum(int(pq.read_metadata(path).num_rows) for path in chunks))
+        return min(job.prompts, self._answers_of(job.llm))
+
+    def _output(self, job: PlannedJob) -> Path:
+        if job.rule == "score":
+            return self.results / "scores" / job.llm / f"{job.variant}.parquet"
+        return self.results / "explanations" / job.llm / "answers.parquet"
+
+    def _answers_of(self, llm: str) -> int:
+        """Answers of an LLM in the store."""
+        if not self.store.is_file():
+            return 0
+        identity = self.config.model_entry(self.config.llms[llm].model).identity
+        with Store(self.store, create=False) as store:
+            records = (record for _, record, _, _ in store.rows())
+            return sum(1 for r in records if r["engine"]["model"] == identity and record_kind(r) == "Generate")
+
+    def _by_key(self, job: PlannedJob, requests: Iterator[Generate | Score]) -> int:
+        from mjd.llm.openai_engine import engine_info
+
+        llm = self.config.llms[job.llm]
+        info = engine_info(llm, self.config.model_entry(llm.model).identity)
+        if (job.explanations == "estimated" and job.rule == "score") or not self.store.is_file():
+            return 0
+        n = 0
+        with Store(self.store, create=False) as store:
+            if not store.db.execute("SELECT 1 FROM spending WHERE model = ?", (info.model,)).fetchone():
+                return 0
+            part: list[str] = []
+            for request in requests:
+                part.append(request_key(info, request))
+                if len(part) == _KEYS_AT_A_TIME:
+                    n, part = n + len(store.get(part)), []
+            return n + len(store.get(part))

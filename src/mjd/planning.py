@@ -1,0 +1,305 @@
+"""What a configuration will ask of its LLMs: prompts, tokens, money and hours, before anything is spent."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import pandas as pd
+import pyarrow as pa
+
+from mjd.config import Config, Llm, System
+from mjd.explanations import candidates, select, wanted_labels
+from mjd.generation import explain_requests
+from mjd.job import train_items
+from mjd.labels import LabelSet
+from mjd.llm.base import Generate, Message, Score
+from mjd.prompts import explanation_orders
+from mjd.scoring import PromptSettings, item_prompts
+
+# What stands in for an explanation where a data set holds none at all.
+_FILLER = "- " + "word " * 20
+
+_MONEY_AND_TIME = ("usd", "usd_left", "hours", "hours_left", "gpu_hours")
+
+Basis = Literal["known", "estimated", "none"]
+
+
+@dataclass(frozen=True)
+class TokenCounter:
+    """Counts the tokens of prompts; `tokenizer` names the model whose tokenizer it is, `is_own` says if the LLM's."""
+
+    prompt: Callable[[Sequence[Sequence[Message]]], list[int]]
+    text: Callable[[Sequence[str]], list[int]]
+    tokenizer: str
+    is_own: bool
+
+
+@dataclass(frozen=True)
+class Answers:
+    """A generator's answers (uid, label, text): its own, or others that stand in until it has written them."""
+
+    table: pd.DataFrame
+    basis: Basis
+    # Where nothing was ever generated, answers are as long as the sampling allows.
+    length_known: bool = True
+
+
+@dataclass(frozen=True)
+class PlannedJob:
+    """One LLM job: tokens in and out, prompts found finished, and what its numbers rest on."""
+
+    llm: str
+    rule: str
+    variant: str
+    prompts: int
+    prompt_tokens: int
+    output_tokens: int
+    explanations: Basis
+    cached: int = 0
+
+
+# Finished prompts of a job; `requests` gives every request, for engines whose store is asked by key.
+CountCached = Callable[[PlannedJob, Callable[[], Iterator[Generate | Score]]], int]
+
+
+def plan(
+    config: Config,
+    items: pd.DataFrame,
+    human: pd.DataFrame,
+    answers: Mapping[str, Answers],
+    counters: Mapping[str, TokenCounter],
+    count_cached: CountCached,
+) -> pd.DataFrame:
+    """One row for every LLM job of the configuration, in schema `schema()`.
+
+    Args:
+        items: all items; human: their human explanations.
+        answers: by generator as the configuration names it.
+        counters: by LLM.
+        count_cached: finished prompts of a job.
+    """
+    train = train_items(items)
+    jobs = [*_generating(config, train, answers, counters, count_cached)]
+    selected: dict[tuple[str, str, str], pd.DataFrame] = {}
+    for system in _score_jobs(config):
+        jobs.append(_scoring(config, system, train, human, answers, counters, count_cached, selected))
+    rows = [_row(job, config.llms[job.llm], counters[job.llm]) for job in jobs]
+    return pd.DataFrame(rows, columns=schema().names).astype(dict.fromkeys(_MONEY_AND_TIME, float))
+
+
+def schema() -> pa.Schema:
+    """Plan: one row a job.
+
+    `cached_share` of the prompts is finished already; `usd_left` and `hours_left` are for the others. USD are null
+    without prices, hours and GPU hours (hours times GPUs) without measured rates. `tokens` says whether `tokenizer` is
+    the LLM's own or an approximation, `explanations` whether the prompts' explanations (or a generator's answers) exist
+    already, are estimated from others, or are none.
+    """
+    text = {"llm", "rule", "variant", "tokenizer", "tokens", "explanations"}
+    names = ["llm", "rule", "variant", "prompts", "prompt_tokens", "output_tokens", "cached_share", "usd", "usd_left"]
+    names += ["hours", "hours_left", "gpu_hours", "tokenizer", "tokens", "explanations"]
+    kinds = {"prompts": pa.int64(), "prompt_tokens": pa.int64(), "output_tokens": pa.int64()}
+    return pa.schema([(name, pa.string() if name in text else kinds.get(name, pa.float64())) for name in names])
+
+
+def summary(jobs: pd.DataFrame) -> pd.DataFrame:
+    """The plan by LLM and rule, with a total of the sums."""
+    counts = ["prompts", "prompt_tokens", "output_tokens", "usd", "usd_left", "hours", "hours_left", "gpu_hours"]
+    weighted = jobs.assign(cached=jobs["cached_share"] * jobs["prompts"])
+    groups = weighted.groupby(["llm", "rule"], sort=False)
+    table = groups[counts].sum(min_count=1)
+    table.insert(3, "cached_share", groups["cached"].sum() / table["prompts"])
+    worst = {"explanations": ["estimated", "known", "none"], "tokens": ["approximate", "own"]}
+    table["tokenizer"] = groups["tokenizer"].first()
+    for column, ranks in worst.items():
+        table[column] = [min(found, key=ranks.index) for _, found in groups[column]]
+    table = table.reset_index()
+    total = {name: table[name].sum(min_count=1) for name in counts}
+    total["cached_share"] = weighted["cached"].sum() / max(int(total["prompts"]), 1)
+    return pd.concat([table, pd.DataFrame([{"llm": "total", **total}])], ignore_index=True)
+
+
+# -- jobs ----------------------------------------------------------------------------------------------------------
+
+
+def _generating(
+    config: Config,
+    train: pd.DataFrame,
+    answers: Mapping[str, Answers],
+    counters: Mapping[str, TokenCounter],
+    count_cached: CountCached,
+) -> Iterator[PlannedJob]:
+    """Jobs of rule generate_explanations."""
+    sampling = config.explanations.sampling
+    for llm in config.generators if config.model_sources else []:
+        if llm not in config.llms:
+            continue
+
+        def requests() -> Iterator[Generate]:
+            asked = explain_requests(
+                train, config.labels, config.task.text_fields, config.prompts, sampling, config.seed
+            )
+            return (request for _, _, request in asked)
+
+        messages = [request.messages for request in requests()]
+        written, counter = answers[llm], counters[llm]
+        lengths = counter.text(written.table["text"].tolist()) if written.length_known else [sampling.max_new_tokens]
+        mean = sum(min(n, sampling.max_new_tokens) for n in lengths) / max(len(lengths), 1)
+        job = PlannedJob(
+            llm,
+            "generate_explanations",
+            "",
+            len(messages),
+            sum(counter.prompt(messages)),
+            round(mean * len(messages)),
+            written.basis,
+        )
+        yield replace(job, cached=count_cached(job, requests))
+
+
+def _score_jobs(config: Config) -> list[System]:
+    """The scoring jobs: MJD variants, whatever their transforms."""
+    jobs = {(s.scorer, s.generator, s.source, s.selection, s.mode): s for s in reversed(config.mjd_systems())}
+    return list(reversed(jobs.values()))
+
+
+def _scoring(
+    config: Config,
+    system: System,
+    train: pd.DataFrame,
+    human: pd.DataFrame,
+    answers: Mapping[str, Answers],
+    counters: Mapping[str, TokenCounter],
+    count_cached: CountCached,
+    selected: dict[tuple[str, str, str], pd.DataFrame],
+) -> PlannedJob:
+    """One job of rule score.
+
+    Tokens are counted in one prompt an item: its other prompts hold the same lines in another order.
+    """
+    scorer, source, generator = str(system.scorer), str(system.source), system.generator
+    shown, basis = _shown(config, system, train, human, answers, selected)
+    fields = tuple(config.task.text_fields)
+    mode = system.mode or "plain"
+    one = PromptSettings(config.prompts, config.labels, fields, mode, 1, config.seed)  # type: ignore[arg-type]
+    firsts = [prompts[0] for _, prompts in item_prompts(train, shown, one)]
+    orders, n_options = config.scoring.orders, math.factorial(len(config.labels))
+    numbers = [
+        len(explanation_orders(len(first.explanation_order), orders, config.seed)) * n_options for first in firsts
+    ]
+    tokens = counters[scorer].prompt([first.messages for first in firsts])
+
+    def requests() -> Iterator[Score]:
+        every = replace(one, orders=orders)
+        return (
+            Score(prompt.messages, config.labels.letters)
+            for _, prompts in item_prompts(train, shown, every)
+            for prompt in prompts
+        )
+
+    name = source if generator in (None, scorer) else f"{source}@{str(generator).replace('/', '-')}"
+    job = PlannedJob(
+        scorer,
+        "score",
+        f"{name}-{system.selection}-{mode}",
+        sum(numbers),
+        sum(n * length for n, length in zip(numbers, tokens, strict=True)),
+        sum(numbers),  # one token each
+        basis,
+    )
+    return replace(job, cached=count_cached(job, requests))
+
+
+def _shown(
+    config: Config,
+    system: System,
+    train: pd.DataFrame,
+    human: pd.DataFrame,
+    answers: Mapping[str, Answers],
+    selected: dict[tuple[str, str, str], pd.DataFrame],
+) -> tuple[pd.DataFrame | None, Basis]:
+    """Explanations that a scoring job shows, and whether they are the real ones."""
+    source, generator, selection = str(system.source), system.generator, system.selection
+    if source == "none":
+        return None, "none"
+    if generator is None:
+        return human, "known"
+    key = (generator, source, str(selection))
+    if key not in selected:
+        entry = config.task.label_counts.get(source.removesuffix("-lg"))
+        wanted = wanted_labels(source, entry.guided_by if entry else None, train, human, config.labels)
+        found = candidates(answers[generator].table)
+        selected[key] = select(found, wanted, selection, f"candidates of {generator}")  # type: ignore[arg-type]
+    return selected[key], answers[generator].basis
+
+
+def _row(job: PlannedJob, llm: Llm, counter: TokenCounter) -> dict[str, object]:
+    share = job.cached / job.prompts if job.prompts else 0.0
+    usd = hours = None
+    if llm.prices:
+        is_batch = llm.engine == "openai" and llm.openai.batch
+        usd = llm.prices.usd(job.prompt_tokens, job.output_tokens, batch=is_batch)
+    if llm.rates:
+        hours = llm.rates.hours(job.prompt_tokens, 0 if job.rule == "score" else job.output_tokens)
+    return {
+        "llm": job.llm,
+        "rule": job.rule,
+        "variant": job.variant,
+        "prompts": job.prompts,
+        "prompt_tokens": job.prompt_tokens,
+        "output_tokens": job.output_tokens,
+        "cached_share": share,
+        "usd": usd,
+        "usd_left": None if usd is None else usd * (1 - share),
+        "hours": hours,
+        "hours_left": None if hours is None else hours * (1 - share),
+        "gpu_hours": None if hours is None else hours * llm.resources.gpu,
+        "tokenizer": counter.tokenizer,
+        "tokens": "own" if counter.is_own else "approximate",
+        "explanations": job.explanations,
+    }
+
+
+# -- answers not written yet ---------------------------------------------------------------------------------------
+
+
+def stand_in(items: pd.DataFrame, human: pd.DataFrame, labels: LabelSet) -> Answers:
+    """Answers to plan with where no model has written any: human explanations, three for each item and label."""
+    texts = human["text"].astype(str).tolist() or [_FILLER.removeprefix("- ")] * 3
+    rows = []
+    for i, uid in enumerate(train_items(items)["uid"]):
+        for j, label in enumerate(labels.keys):
+            start = 3 * (i * len(labels) + j)
+            listed = [texts[(start + k) % len(texts)] for k in range(3)]
+            rows.append((uid, label, "\n".join(f"- {text}" for text in listed)))
+    return Answers(pd.DataFrame(rows, columns=["uid", "label", "text"]), "estimated", length_known=False)
+
+
+# -- for people ----------------------------------------------------------------------------------------------------
+
+
+def report(summary: pd.DataFrame, budget: float | None) -> list[str]:
+    """The summary as lines of text, and what to know when reading it."""
+    columns = [
+        "llm",
+        "rule",
+        "prompts",
+        "prompt_tokens",
+        "output_tokens",
+        "cached_share",
+        "usd",
+        "usd_left",
+        "gpu_hours",
+    ]
+    shown = summary[[*columns, "tokens", "explanations"]]
+    formats = dict.fromkeys(("prompts", "prompt_tokens", "output_tokens"), "{:,.0f}".format)
+    formats |= {"cached_share": "{:.1%}".format} | dict.fromkeys(("usd", "usd_left", "gpu_hours"), "{:,.2f}".format)
+    lines = shown.to_string(index=False, formatters=formats, na_rep="-").splitlines()
+    left = float(summary["usd_left"].iloc[-1]) if summary["usd_left"].notna().any() else 0.0
+    if budget is not None and left > budget:
+        lines.append(f"The budget of {budget:.2f} USD does not cover the {left:.2f} USD left: jobs will stop at it.")
+    lines.append("- : no prices (llms.<name>.prices) or no measured rates (llms.<name>.rates) are configured.")
+    return lines

@@ -1,0 +1,74 @@
+"""What the engine tests share: SmolLM2 by the project's own rule, requests of the sample, an interpreter with vLLM."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from mjd.config import Config, Llm, read_config
+from mjd.data.loaders import load_items
+from mjd.job import train_items
+from mjd.llm.base import Generate, Score
+from mjd.scoring import PromptSettings, item_prompts
+from tests.workflow.conftest import ROOT, run_snakemake
+
+MODEL = "smollm2-135m-instruct"
+N_ITEMS = 4
+
+
+@pytest.fixture(scope="session")
+def sample() -> Config:
+    """The embedded default configuration."""
+    return read_config(ROOT / "config" / "config.yaml")
+
+
+@pytest.fixture(scope="session")
+def smollm2(sample: Config) -> Path:
+    """SmolLM2's model directory, fetched and converted by the rule `download_model` when it is not there."""
+    directory = ROOT / sample.downloads_dir / "models" / MODEL
+    if not directory.is_dir():
+        done = run_snakemake("--cores", "all", f"{sample.downloads_dir}/models/{MODEL}")
+        assert done.returncode == 0, done.stdout + done.stderr
+    return directory
+
+
+@pytest.fixture(scope="session")
+def identity(sample: Config) -> str:
+    """SmolLM2's model and revision."""
+    return sample.model_entry(MODEL).identity
+
+
+@pytest.fixture(scope="session")
+def vllm_python() -> str:
+    """The interpreter that has vLLM."""
+    python = Path(os.environ.get("MJD_VLLM_PYTHON") or ROOT / ".venv-vllm" / "bin" / "python")
+    assert python.exists(), f"{python} does not exist: run `make vllm`"
+    return str(python)
+
+
+@pytest.fixture(scope="session")
+def score_requests(sample: Config) -> list[Score]:
+    """Every prompt of the first items with their human explanations in listed order, and without explanations."""
+    items, explanations = load_items(sample.data.items, sample.task, {}, limit=N_ITEMS)
+    fields = tuple(sample.task.text_fields)
+    shown = PromptSettings(sample.prompts, sample.labels, fields, "explicit", 1, 1)
+    plain = PromptSettings(sample.prompts, sample.labels, fields, "plain", 1, 1)
+    both = [
+        *item_prompts(train_items(items), explanations, shown),
+        *item_prompts(train_items(items), None, plain),
+    ]
+    return [Score(prompt.messages, sample.labels.letters) for _, prompts in both for prompt in prompts]
+
+
+@pytest.fixture(scope="session")
+def generate_requests(score_requests: list[Score]) -> list[Generate]:
+    """Two short greedy answers."""
+    return [Generate(request.messages, max_new_tokens=12) for request in score_requests[:12:6]]
+
+
+@pytest.fixture(scope="session")
+def local(smollm2: Path, identity: str) -> Llm:
+    """SmolLM2 on this machine."""
+    return Llm(title="SmolLM2", model=MODEL, device="cpu")

@@ -1,0 +1,77 @@
+"""Spending: booked by the price table, shared between jobs, and never beyond the budget."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mjd.config import Prices
+from mjd.errors import BudgetError
+from mjd.llm.base import Usage
+from mjd.llm.ledger import Ledger
+from mjd.llm.store import Store
+
+# A dollar for each token in, two for each token out.
+PRICES = Prices(input=1e6, output=2e6, cached_input=0.5e6)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with Store(tmp_path / "answers.sqlite") as found:
+        yield found
+
+
+def test_prices_are_per_million_tokens() -> None:
+    prices = Prices(input=2.5, output=10, cached_input=1.25)
+    assert prices.usd(1e6, 1e5) == pytest.approx(3.5)
+    assert prices.usd(1e6, 0, cached=4e5) == pytest.approx(2.0)
+    assert prices.usd(1e6, 1e5, batch=True) == pytest.approx(1.75)
+
+
+def test_a_reply_is_booked_in_place_of_its_reservation(store: Store) -> None:
+    ledger = Ledger(store, "m", PRICES, budget=20)
+    reservation = ledger.reserve(Usage(10, 4), 60)
+    ledger.book(Usage(3, 1, cached_tokens=2), reservation=reservation)
+    assert ledger.spent() == ledger.usd == pytest.approx(4.0)
+    ledger.reserve(Usage(16), 60)  # 4 + 16: exactly the budget
+
+
+def test_requests_under_way_count_against_the_budget(store: Store) -> None:
+    first, second = Ledger(store, "m", PRICES, 20), Ledger(store, "n", PRICES, 20)
+    first.reserve(Usage(15), 60)
+    with pytest.raises(BudgetError, match=r"15\.0000 USD are set aside.*may cost 6\.0000"):
+        second.reserve(Usage(6), 60)
+    second.reserve(Usage(5), 60)
+
+
+def test_released_and_lapsed_reservations_do_not_count(store: Store) -> None:
+    ledger = Ledger(store, "m", PRICES, 20)
+    ledger.release(ledger.reserve(Usage(20), 60))
+    ledger.reserve(Usage(20), -1)
+    ledger.reserve(Usage(20), 60)
+
+
+def test_spending_lasts_beyond_the_job(store: Store) -> None:
+    Ledger(store, "m", PRICES, None).book(Usage(12))
+    with pytest.raises(BudgetError, match=r"12\.0000 USD are spent"):
+        Ledger(store, "m", PRICES, 20).reserve(Usage(9), 60)
+
+
+def test_without_prices_tokens_are_booked_alone(store: Store) -> None:
+    ledger = Ledger(store, "m", None, None)
+    ledger.book(Usage(12, 3))
+    assert (ledger.usd, ledger.has_prices) == (0.0, False)
+    assert store.db.execute("SELECT prompt_tokens, completion_tokens FROM spending").fetchone() == (12, 3)
+
+
+def test_batches_are_remembered_until_they_are_closed(store: Store) -> None:
+    ledger = Ledger(store, "m", None, None)
+    noted = ledger.intend_batch("https://a/v1", ["k1", "k2"])
+    assert [batch.server_id for batch in ledger.open_batches("https://a/v1")] == [None]
+    created = ledger.batch_created(noted, "batch-7")
+    assert ledger.open_batches("https://a/v1") == [created]
+    assert ledger.open_batches("https://b/v1") == []
+    ledger.close_batch(created)
+    assert ledger.open_batches("https://a/v1") == []

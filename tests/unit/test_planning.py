@@ -1,0 +1,131 @@
+"""Plans: every prompt counted, tokens as the engine would count them, prices by the table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from mjd import planning
+from mjd.config import Config, load_config
+from mjd.data.loaders import load_items
+from mjd.job import train_items
+from mjd.llm.base import Generate, Score, Usage, request_key
+from mjd.llm.ledger import Ledger
+from mjd.llm.openai_engine import engine_info
+from mjd.llm.store import Store, request_record
+from mjd.plan_state import Finished, approximate_counter, known_answers, own_counter
+from mjd.planning import PlannedJob
+from mjd.scoring import PromptSettings, item_prompts
+from tests.unit.test_config import values
+from tests.unit.tiny_llms import save_tiny_llm
+
+API = {
+    "engine": "openai",
+    "model": "served",
+    "prices": {"input": 2, "output": 10},
+    "openai": {"base_url": "http://127.0.0.1:9/v1"},
+}
+
+
+def config(**more: Any) -> Config:
+    """The sample with two items a split and all orders, and no results yet."""
+    own = values() | {"limit": 2, "results_dir": "results/not-there"} | more
+    return load_config(own | {"scoring": own["scoring"] | {"orders": "all"}})
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_llm(tmp_path_factory.mktemp("tiny"))
+
+
+def planned(chosen: Config, tiny: Path, cached: planning.CountCached | None = None) -> pd.DataFrame:
+    items, human = load_items(chosen.data.items, chosen.task, {}, chosen.limit)
+    answers = known_answers(chosen, items, human, {})
+    counters = dict.fromkeys(chosen.llms, own_counter(tiny, "auto", "tiny"))
+    return planning.plan(chosen, items, human, answers, counters, cached or (lambda job, requests: 0))
+
+
+def test_one_row_for_every_job_with_its_prompts(tiny: Path) -> None:
+    jobs = planned(config(), tiny).set_index(["rule", "variant"])["prompts"]
+    assert jobs["generate_explanations", ""] == 2 * 3
+    assert jobs["score", "none-all-plain"] == 2 * 6
+    assert jobs["score", "human-all-explicit"] == 2 * 6 * 24
+    assert jobs["score", "lf-first-explicit"] == 2 * 6 * 6
+    assert jobs["score", "mnli-lg-first-explicit"] == 2 * 6 * 120
+    assert len(jobs) == 6
+
+
+def test_tokens_are_those_of_every_single_prompt(tiny: Path) -> None:
+    chosen = config()
+    items, human = load_items(chosen.data.items, chosen.task, {}, chosen.limit)
+    settings = PromptSettings(chosen.prompts, chosen.labels, tuple(chosen.task.text_fields), "explicit", "all", 1)
+    every = [p.messages for _, prompts in item_prompts(train_items(items), human, settings) for p in prompts]
+    expected = sum(own_counter(tiny, "auto", "tiny").prompt(every))
+    jobs = planned(chosen, tiny).set_index("variant")
+    assert jobs.loc["human-all-explicit", "prompt_tokens"] == expected
+    assert jobs.loc["human-all-explicit", "output_tokens"] == len(every)
+
+
+def test_prices_and_rates_come_from_the_configuration(tiny: Path) -> None:
+    llm = {"prices": {"input": 2, "output": 10}, "resources": {"gpu": 4}}
+    llm["rates"] = {"prompt_tokens_per_second": 100, "output_tokens_per_second": 10}
+    jobs = planned(config(llms={"smollm2": values()["llms"]["smollm2"] | llm}), tiny, lambda job, _: job.prompts // 4)
+    job = jobs.set_index("variant").loc["none-all-plain"]
+    assert job["usd"] == pytest.approx(job["prompt_tokens"] * 2e-6 + 12 * 10e-6)
+    assert job["usd_left"] == pytest.approx(0.75 * job["usd"])
+    assert job["gpu_hours"] == pytest.approx(4 * job["prompt_tokens"] / 100 / 3600)
+    generating = jobs.iloc[0]
+    assert generating["hours"] == pytest.approx(generating["output_tokens"] / 10 / 3600)
+
+
+def test_answers_that_do_not_exist_are_marked_and_as_long_as_allowed(tiny: Path) -> None:
+    jobs = planned(config(), tiny).set_index("variant")
+    assert jobs["explanations"].to_dict() == {
+        "": "estimated",
+        "none-all-plain": "none",
+        "human-all-explicit": "known",
+        "lf-first-explicit": "estimated",
+        "varierr-lg-first-explicit": "estimated",
+        "mnli-lg-first-explicit": "estimated",
+    }
+    assert jobs.loc["", "output_tokens"] == 6 * config().explanations.sampling.max_new_tokens
+
+
+def test_the_summary_adds_up(tiny: Path) -> None:
+    jobs = planned(config(), tiny, lambda job, _: job.prompts if job.rule == "score" else 0)
+    table = planning.summary(jobs).set_index(["llm", "rule"])
+    assert table.loc[("smollm2", "score"), "prompts"].item() == jobs["prompts"][1:].sum()
+    assert table.loc[("smollm2", "score"), "cached_share"].item() == 1
+    assert table["prompts"].iloc[-1] == jobs["prompts"].sum()
+    assert table["cached_share"].iloc[-1] == pytest.approx(jobs["prompts"][1:].sum() / jobs["prompts"].sum())
+    assert any("cover" in line for line in planning.report(table.reset_index().assign(usd_left=9.0), budget=1.0))
+
+
+def test_an_approximation_leaves_the_chat_template_out(tiny: Path) -> None:
+    request = Score(messages=(), letters=("A",))
+    assert approximate_counter(tiny, "tiny").prompt([request.messages]) == [0]
+    assert not approximate_counter(tiny, "tiny").is_own
+
+
+def test_paid_prompts_are_found_in_the_store_by_key(tiny: Path, tmp_path: Path) -> None:
+    models = {"served": {"api": "m"}}
+    llms = {"smollm2": values()["llms"]["smollm2"] | API}
+    chosen = config(results_dir=str(tmp_path), llms=llms, models=models)
+    info = engine_info(chosen.llms["smollm2"], "api:m")
+    with Store(tmp_path / "store" / "answers.sqlite") as store:
+
+        def keep_seven(job: PlannedJob, requests: Callable[[], Iterator[Generate | Score]]) -> int:
+            if job.variant == "none-all-plain":
+                for request in list(requests())[:7]:
+                    store.put([(request_key(info, request), request_record(info, request), {})])
+                Ledger(store, "api:m", None, None).book(Usage(1))
+            return 0
+
+        planned(chosen, tiny, keep_seven)
+    jobs = planned(chosen, tiny, Finished(chosen)).set_index("variant")
+    assert jobs.loc["none-all-plain", "cached_share"] == pytest.approx(7 / 12)
+    assert jobs.loc["human-all-explicit", "cached_share"] == 0

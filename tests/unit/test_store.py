@@ -1,0 +1,183 @@
+"""The response store: whole or refused, shared between writers, and looked after by `mjd store`."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import sqlite3
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from mjd.cli import main
+from mjd.errors import DataError
+from mjd.io import read_parquet
+from mjd.llm.base import EngineInfo, Generate, Message, Score, request_key
+from mjd.llm.store import Store, record_key, request_record
+
+INFO = EngineInfo("fake", "1", "fake-model", (("dtype", "float32"),))
+
+
+def requests(n: int, start: int = 0) -> list[Generate | Score]:
+    """Alternating answers and scores."""
+    texts = [(Message("user", f"question {i}"),) for i in range(start, start + n)]
+    return [Score(m, ("A", "B")) if i % 2 else Generate(m, 8) for i, m in enumerate(texts)]
+
+
+def fill(path: Path, n: int = 200, start: int = 0, info: EngineInfo = INFO) -> list[str]:
+    """Put n replies in, one transaction each, as engines do; returns their keys."""
+    asked = requests(n, start)
+    keys = [request_key(info, request) for request in asked]
+    with Store(path) as store:
+        for key, request in zip(keys, asked, strict=True):
+            store.put([(key, request_record(info, request), {"text": "x" * 200})])
+    return keys
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "answers.sqlite"
+
+
+def test_a_store_is_made_when_first_used(path: Path) -> None:
+    with Store(path) as store:
+        assert not path.exists()
+        assert len(store) == 0
+    assert path.exists()
+
+
+def test_a_stored_request_gives_its_key_again() -> None:
+    for request in requests(2):
+        assert record_key(request_record(INFO, request)) == request_key(INFO, request)
+        assert record_key(json.loads(json.dumps(request_record(INFO, request)))) == request_key(INFO, request)
+
+
+def test_the_first_reply_stays(path: Path) -> None:
+    with Store(path) as first, Store(path) as second:
+        first.put([("k", {"letters": []}, {"scores": [1.0]})])
+        second.put([("k", {"letters": []}, {"scores": [2.0]}), ("l", {"letters": []}, {"scores": [3.0]})])
+        assert first.get(["k", "l", "m"]) == {"k": {"scores": [1.0]}, "l": {"scores": [3.0]}}
+
+
+def test_concurrent_writers_lose_nothing(path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    writers = [context.Process(target=fill, args=(path, 60, 60 * i)) for i in range(3)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join(60)
+    assert [writer.exitcode for writer in writers] == [0, 0, 0]
+    with Store(path) as store:
+        assert len(store) == 180
+
+
+def test_kill_9_loses_no_stored_reply(path: Path) -> None:
+    writer = multiprocessing.get_context("spawn").Process(target=fill, args=(path, 100_000))
+    writer.start()
+    deadline = time.monotonic() + 60
+    seen = 0
+    while seen < 20:
+        assert time.monotonic() < deadline, "the writer wrote nothing"
+        if path.exists():
+            with Store(path) as store:
+                seen = len(store)
+    os.kill(writer.pid or 0, signal.SIGKILL)
+    writer.join()
+    with Store(path) as store:
+        assert len(store) >= seen
+    assert main(["store", "verify", str(path)]) == 0
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.99])
+def test_a_truncated_store_is_refused_and_left_alone(path: Path, share: float) -> None:
+    fill(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(len(whole) * share)])
+    before = path.read_bytes()
+    with Store(path) as store, pytest.raises(DataError, match=r"answers\.sqlite cannot be used.*restore it"):
+        store.get(["k"])
+    assert path.read_bytes() == before
+
+
+def test_a_store_with_a_damaged_page_is_refused_and_left_alone(path: Path) -> None:
+    fill(path)
+    damaged = bytearray(path.read_bytes())
+    damaged[len(damaged) // 2 : len(damaged) // 2 + 4096] = b"\xff" * 4096
+    path.write_bytes(damaged)
+    with Store(path) as store, pytest.raises(DataError, match="cannot be used"):
+        store.put([("k", {}, {})])
+    assert path.read_bytes() == bytes(damaged)
+
+
+def test_another_database_is_refused(path: Path) -> None:
+    with sqlite3.connect(path) as other:
+        other.execute("CREATE TABLE things (name TEXT)")
+    with Store(path) as store, pytest.raises(DataError, match="no table of replies"):
+        len(store)
+
+
+def test_a_store_of_the_first_version_is_read(path: Path) -> None:
+    with sqlite3.connect(path) as old:
+        old.execute(
+            "CREATE TABLE replies (key TEXT PRIMARY KEY, request TEXT NOT NULL, reply TEXT NOT NULL, "
+            "created REAL NOT NULL) WITHOUT ROWID"
+        )
+        old.execute("INSERT INTO replies VALUES ('k', '{}', '{\"text\": \"t\"}', 0)")
+    with Store(path) as store:
+        assert store.get(["k"]) == {"k": {"text": "t"}}
+
+
+# -- mjd store -----------------------------------------------------------------------------------------------------
+
+
+def test_stats_counts_by_model_and_kind(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fill(path, 5)
+    assert main(["store", "stats", str(path)]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert "5 replies" in said[0]
+    assert [line.split()[:4] for line in said[1:]] == [["3", "answers", "fake", "1"], ["2", "scores", "fake", "1"]]
+
+
+def test_verify_names_a_row_that_was_changed(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    keys = fill(path, 3)
+    assert main(["store", "verify", str(path)]) == 0
+    with sqlite3.connect(path) as db:
+        db.execute("UPDATE replies SET request = replace(request, 'question', 'answer') WHERE key = ?", (keys[1],))
+    assert main(["store", "verify", str(path)]) == 1
+    assert keys[1] in capsys.readouterr().err
+
+
+def test_export_holds_every_reply(path: Path, tmp_path: Path) -> None:
+    keys = fill(path, 7)
+    assert main(["store", "export", str(path), str(tmp_path / "out.parquet")]) == 0
+    table = read_parquet(tmp_path / "out.parquet")
+    assert sorted(table["key"]) == sorted(keys)
+    row = table.set_index("key").loc[keys[0]]
+    assert (row["model"], row["kind"], json.loads(row["reply"])) == ("fake-model", "Generate", {"text": "x" * 200})
+    assert json.loads(row["request"]) == json.loads(json.dumps(asdict(requests(1)[0])))
+
+
+def test_prune_removes_only_what_fits(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fill(path, 4)
+    kept = fill(path, 3, info=EngineInfo("fake", "1", "other-model"))
+    assert main(["store", "prune", str(path), "--model", "fake-model", "--dry-run"]) == 0
+    assert main(["store", "prune", str(path), "--model", "fake-model"]) == 0
+    assert capsys.readouterr().out.count("4 replies") == 2
+    with Store(path) as store:
+        assert sorted(key for key, *_ in store.rows()) == sorted(kept)
+
+
+def test_prune_needs_a_condition(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fill(path, 1)
+    assert main(["store", "prune", str(path)]) == 1
+    assert "prune needs a condition" in capsys.readouterr().err
+
+
+def test_a_store_that_does_not_exist_is_an_error(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["store", "stats", str(path)]) == 1
+    assert not path.exists()
+    assert "no response store" in capsys.readouterr().err

@@ -1,0 +1,46 @@
+"""The engine vllm as far as it goes without vLLM: the interpreter, and the tokens of the Transformers engine."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from mjd.config import Llm, read_config
+from mjd.errors import ModelError
+from mjd.llm.vllm_engine import Worker, find_python, worker_environment
+
+CONFIG = read_config("config/config.yaml")
+
+
+@pytest.fixture(autouse=True)
+def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MJD_VLLM_PYTHON", raising=False)
+
+
+def test_an_interpreter_without_vllm_is_an_error_with_the_cure() -> None:
+    with pytest.raises(ModelError, match=r"No vLLM is installed for .*make vllm.*MJD_VLLM_PYTHON"):
+        find_python(sys.executable)
+
+
+def test_an_interpreter_that_does_not_run_is_named() -> None:
+    with pytest.raises(ModelError, match=r"/no/python cannot be run"):
+        find_python("/no/python")
+
+
+def test_the_environment_comes_before_the_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MJD_VLLM_PYTHON", "/no/other")
+    with pytest.raises(ModelError, match="/no/other"):
+        find_python("/no/python")
+
+
+def test_a_worker_without_vllm_says_what_it_lacks() -> None:
+    settings = Llm(title="x", model="x", engine="vllm")
+    with pytest.raises(ModelError, match=r"worker died \(exit status 1\): ModuleNotFoundError.*vllm"):
+        Worker(sys.executable, {}, worker_environment(settings, 1))
+
+
+def test_the_users_environment_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "7")
+    found = worker_environment(Llm(title="x", model="x", engine="vllm"), 1)
+    assert (found["VLLM_CPU_KVCACHE_SPACE"], found["VLLM_NO_USAGE_STATS"]) == ("7", "1")

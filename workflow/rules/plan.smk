@@ -1,0 +1,44 @@
+# Before spending: what every LLM job will ask, cost and take. `snakemake plan` makes the tables anew every time.
+import time
+
+# Their tokenizers count tokens for models that are not on disk; packaged models need no hub.
+PLAN_TOKENIZERS = sorted(
+    {
+        CONFIG.model_entry(entry.model).tokenizer or "smollm2-135m-instruct"
+        for entry in CONFIG.llms.values()
+    }
+)
+PLAN_PUBLISHED = (
+    sorted(PUBLISHED) if CONFIG.data.items.loader == "mjd-estimator" else []
+)
+
+
+rule plan:
+    input:
+        data_items=rules.load_items.output.data_items,
+        human_explanations=rules.load_items.output.human_explanations,
+        published=expand(
+            f"{RESULTS}/explanations/published-{{name}}/answers.parquet",
+            name=PLAN_PUBLISHED,
+        ),
+        tokenizers=expand(f"{DOWNLOADS}/models/{{model}}", model=PLAN_TOKENIZERS),
+    output:
+        parquet=f"{RESULTS}/tables/plan.parquet",
+        csv=f"{RESULTS}/tables/plan.csv",
+    log:
+        f"{LOGS}/plan.log",
+    benchmark:
+        f"{BENCHMARKS}/plan.tsv"
+    conda:
+        "../envs/mjd.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        published=PLAN_PUBLISHED,
+        asked_at=time.time(),  # what is finished is no input: look again every time
+    message:
+        "Plan: prompts, tokens, USD and GPU hours"
+    script:
+        "../scripts/plan.py"

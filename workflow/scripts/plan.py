@@ -1,0 +1,23 @@
+"""Adapter of rule plan."""
+
+from pathlib import Path
+
+from mjd import planning
+from mjd.config import load_config
+from mjd.io import read_parquet, write_csv, write_parquet
+from mjd.job import job, log, provenance
+from mjd.plan_state import Finished, counters, known_answers
+
+with job(snakemake):
+    config = load_config(snakemake.config)
+    items, human = read_parquet(snakemake.input.data_items), read_parquet(snakemake.input.human_explanations)
+    paths = zip(snakemake.params.published, snakemake.input.published, strict=True)
+    published = {name: read_parquet(path) for name, path in paths}
+    fallback = {Path(path).name: Path(path) for path in snakemake.input.tokenizers}
+    answers = known_answers(config, items, human, published)
+    jobs = planning.plan(config, items, human, answers, counters(config, fallback), Finished(config))
+    summary = planning.summary(jobs)
+    write_parquet(jobs, snakemake.output.parquet, planning.schema(), provenance(snakemake))
+    write_csv(summary, snakemake.output.csv, digits=3)
+    for line in planning.report(summary, config.budget_usd):
+        log.info("%s", line)
