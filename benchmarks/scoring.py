@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import statistics
 import sys
 from pathlib import Path
@@ -127,7 +128,8 @@ def main() -> None:
     parser.add_argument("--config", help="configuration that names the items and prompts")
     parser.add_argument("--items", type=int, default=3)
     parser.add_argument("--ways", nargs="*", default=["tree", "vllm", "plain", "reference"])
-    parser.add_argument("--vllm-python", help="Python of an environment with vLLM")
+    vllm_python = os.environ.get("MJD_VLLM_PYTHON")
+    parser.add_argument("--vllm-python", default=vllm_python, help="Python of an environment with vLLM")
     parser.add_argument("--growth", action="store_true", help="also 1 to 5 explanations")
     parser.add_argument("--downloads", type=Path, default=Path("results/benchmarks/sources"))
     parser.add_argument("--output", type=Path, default=Path("results/benchmarks"))

@@ -14,7 +14,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from transformers import AutoModelForCausalLM
@@ -24,6 +24,8 @@ from mjd.llm.base import Score
 from mjd.llm.plain import left_padded
 from mjd.llm.transformers_engine import TransformersEngine
 from mjd.logs import Progress
+
+Result = TypeVar("Result")
 
 # The reference implementation's batch size and answer length (mainlp/MJD-Estimator).
 REFERENCE_BATCH, REFERENCE_TOKENS = 20, 256
@@ -60,6 +62,12 @@ class Measured:
     peak_bytes: list[int] = field(default_factory=list)
 
 
+def peak_memory() -> int:
+    """Peak resident memory of this process in bytes."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
 def each_item(name: str, n: int, score: Callable[[int], torch.Tensor]) -> Measured:
     """Time `score(item)` for every item."""
     measured = Measured()
@@ -68,7 +76,7 @@ def each_item(name: str, n: int, score: Callable[[int], torch.Tensor]) -> Measur
             start = time.perf_counter()
             measured.scores.append(score(item))
             measured.seconds.append(time.perf_counter() - start)
-            measured.peak_bytes.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+            measured.peak_bytes.append(peak_memory())
             progress.done()
     return measured
 
@@ -149,7 +157,7 @@ def vllm(work: Work, python: str) -> Measured:
     )
 
 
-def alone(way: Callable[..., Measured], *given: Any) -> Measured:
+def alone(way: Callable[..., Result], *given: Any) -> Result:
     """Run a way in a fresh process, whose peak memory is then its own."""
     with ProcessPoolExecutor(1, get_context("spawn"), initializer=_log_to_stderr) as pool:
         return pool.submit(way, *given).result()
@@ -177,7 +185,8 @@ def flops_per_token(model: str) -> float:
     with torch.device("meta"):
         layers = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model))
     named = layers.named_parameters()
-    return 2.0 * sum(p.numel() for name, p in named if "embed" not in name and "lm_head" not in name)
+    weights: int = sum(p.numel() for name, p in named if "embed" not in name and "lm_head" not in name)
+    return 2.0 * weights
 
 
 def largest_difference(a: Sequence[torch.Tensor], b: Sequence[torch.Tensor], logprobs: bool) -> float:

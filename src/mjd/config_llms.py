@@ -119,10 +119,12 @@ class Llm(Settings):
         "auto", description="auto: the tokenizer's own, plain text where it has none; none: plain text."
     )
     prefix_tree: bool = Field(
-        True, description="Score an item's prompts as one prefix tree (transformers engine); false: plain batches."
+        True, description="Compute what prompts share once (transformers engine); false: plain padded batches."
     )
-    tokens_per_pass: int = Field(6144, ge=256, description="Most tokens in one forward pass: bounds the memory.")
-    batch_size: int = Field(24, ge=1, description="Prompts generated for at a time.")
+    tokens_per_pass: int = Field(
+        2048, ge=256, description="Most prompt tokens in one forward pass: bounds the memory; a GPU likes more."
+    )
+    batch_size: int = Field(24, ge=1, description="Answers generated at a time.")
     vllm: Vllm = Field(Vllm(), description="Settings of the engine vllm.")
     openai: OpenAi = Field(OpenAi(), description="Settings of the engine openai.")
     prices: Prices | None = Field(None, description="What tokens cost; needed for an API model under a budget.")
