@@ -47,6 +47,7 @@ include: "workflow/rules/score.smk"
 include: "workflow/rules/compare.smk"
 include: "workflow/rules/finetune.smk"
 include: "workflow/rules/ood.smk"
+include: "workflow/rules/fidelity.smk"
 
 
 rule all:
@@ -54,7 +55,7 @@ rule all:
     input:
         expand(
             f"{RESULTS}/tables/{{table}}.{{suffix}}",
-            table=["distribution_comparison", "finetuning", "ood"],
+            table=["distribution_comparison", "finetuning", "ood", *FIDELITY_TABLES],
             suffix=["parquet", "csv"],
         ),
     message:
