@@ -25,10 +25,9 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from mjd.distributions import Floats
+from mjd.distributions import Floats, Ints
 from mjd.errors import DataError, ModelError
 from mjd.labels import LabelSet
-from mjd.metrics import Ints
 
 # Padded tokens in one prediction batch; bounds the memory, and larger batches are no faster on a CPU.
 TOKENS_PER_BATCH = 4096

@@ -1,8 +1,9 @@
-"""The distribution comparison: how far each system's distributions are from the human ones, with intervals."""
+"""The distribution comparison: how far each system's distributions are from the human ones, intervals and tests."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -16,38 +17,85 @@ from mjd.labels import LabelSet
 ITEM_METRICS = {
     "kl": metrics.kl_divergence,
     "js_distance": metrics.js_distance,
-    "js_divergence": metrics.js_divergence,
     "tvd": metrics.total_variation_distance,
+    "js_divergence": metrics.js_divergence,
 }
 METRICS = ("kl", "js_distance", "tvd", "dcor", "js_divergence")
+TESTED = ("kl", "js_distance", "tvd", "dcor")
+SIGNIFICANCE = 0.05
 VARIANT = ("scorer", "generator", "source", "selection", "mode", "transform")
 
 
 def schema() -> pa.Schema:
-    """Columns of distribution_comparison.parquet: one row a system, each metric with its interval, n items."""
+    """Columns of distribution_comparison.parquet: one row a system, each metric with its interval, n items.
+
+    `temperature` is the softmax temperature (the mean over folds where it was fitted). `reference` is the slug of "+
+    human-ex" of the same scorer, mode and transform; `{metric}_difference` the system minus the reference, with its
+    interval, bootstrap p and Holm-adjusted p (family: all tested systems of the table), null without a reference.
+    """
     fields = [pa.field(name, pa.string()) for name in ("slug", "system", *VARIANT)]
+    fields.append(pa.field("temperature", pa.float64()))
     for name in METRICS:
         fields += [pa.field(column, pa.float64()) for column in (name, f"{name}_low", f"{name}_high")]
+    fields.append(pa.field("reference", pa.string()))
+    for name in TESTED:
+        columns = (f"{name}_difference", f"{name}_difference_low", f"{name}_difference_high", f"{name}_p")
+        fields += [pa.field(column, pa.float64()) for column in (*columns, f"{name}_p_holm")]
     return pa.schema([*fields, pa.field("n", pa.int64()), pa.field("data_set", pa.string())])
 
 
-def compare_one(human: Floats, model: Floats, counts: Floats, confidence: float) -> dict[str, float]:
-    """Metrics of one system with percentile intervals.
+@dataclass(frozen=True)
+class Bootstrapped:
+    """Metrics of several systems: the `estimate` [n_systems] and bootstrap `samples` [resamples, n_systems] of each.
+
+    All systems share the same resamples, so differences of their samples are paired.
+    """
+
+    estimate: Mapping[str, Floats]
+    samples: Mapping[str, Floats]
+
+
+def bootstrap(human: Floats, models: Floats, counts: Floats) -> Bootstrapped:
+    """Every metric of every system, on the items and on each resample of them.
 
     Args:
-        human, model: distributions [n_items, K]; KL is human to model, natural logarithm.
+        human: distributions [n_items, K]; KL is human to model, natural logarithm.
+        models: [n_systems, n_items, K].
         counts: bootstrap resamples of the items, from `stats.resample_counts`.
+
+    Returns:
+        Metrics by name; the distance correlation of a model that gives every item the same distribution is NaN.
     """
-    row: dict[str, float] = {}
+    estimate: dict[str, Floats] = {}
+    samples: dict[str, Floats] = {}
     for name, metric in ITEM_METRICS.items():
-        values = metric(human, model)
-        row[name] = float(values.mean())
-        row[f"{name}_low"], row[f"{name}_high"] = stats.interval(stats.resampled_means(values, counts), confidence)
-    constant = bool(np.ptp(model, axis=0).max() < 1e-12)
-    correlations = np.full(1, np.nan) if constant else stats.resampled_distance_correlations(human, model, counts)
-    row["dcor"] = float("nan") if constant else metrics.distance_correlation(human, model)
-    row["dcor_low"], row["dcor_high"] = stats.interval(correlations, confidence)
-    return row
+        values = np.stack([metric(human, model) for model in models], axis=1)
+        estimate[name] = values.mean(axis=0)
+        samples[name] = stats.resampled_means(values, counts)
+    constant = np.ptp(models, axis=1).max(axis=1) < 1e-12
+    estimate["dcor"] = np.array(
+        [
+            np.nan if flat else metrics.distance_correlation(human, model)
+            for flat, model in zip(constant, models, strict=True)
+        ]
+    )
+    samples["dcor"] = np.full((len(counts), len(models)), np.nan)
+    samples["dcor"][:, ~constant] = stats.resampled_distance_correlations(human, models[~constant], counts)
+    return Bootstrapped(estimate, samples)
+
+
+def stacked(
+    items: pd.DataFrame, systems: Sequence[System], distributions: Mapping[str, pd.DataFrame], labels: LabelSet
+) -> tuple[Floats, Floats]:
+    """HJDs [n_items, K] and the systems' distributions [n_systems, n_items, K] of the items that have an HJD.
+
+    Raises:
+        DataError: a system lacks an item (`distributions.aligned`).
+    """
+    known = items.dropna(subset=labels.columns("hjd"))
+    human = known[labels.columns("hjd")].to_numpy(np.float64)
+    models = [aligned(known["uid"], distributions[s.slug], labels, s.path or s.slug) for s in systems]
+    return human, np.stack(models)
 
 
 def compare(
@@ -58,23 +106,75 @@ def compare(
     settings: Statistics,
     seed: int,
     data_set: str,
+    temperatures: Mapping[str, float] | None = None,
 ) -> pd.DataFrame:
     """Compare every system's distributions with the HJD of the training items.
 
     Args:
         items: training items with `hjd_*`; items without an HJD are left out.
+        systems: rows of the table; those with a `reference` among them are tested against it.
         distributions: system slug -> frame uid, p_*.
+        temperatures: system slug -> softmax temperature, where there is one.
 
     Returns:
-        The table of `schema`, systems in the order given. All systems share the same resamples.
+        The table of `schema`, systems in the order given.
     """
-    known = items.dropna(subset=labels.columns("hjd"))
-    human = known[labels.columns("hjd")].to_numpy(np.float64)
-    counts = stats.resample_counts(len(known), settings.resamples, seed)
-    rows = []
-    for system in systems:
-        model = aligned(known["uid"], distributions[system.slug], labels, system.path or system.slug)
-        row = compare_one(human, model, counts, settings.confidence)
-        variant = {name: getattr(system, name) for name in VARIANT}
-        rows.append({"slug": system.slug, "system": system.title, **variant, **row, "n": len(known)})
-    return pd.DataFrame(rows).assign(data_set=data_set)
+    human, models = stacked(items, systems, distributions, labels)
+    found = bootstrap(human, models, stats.resample_counts(len(human), settings.resamples, seed))
+    slugs = [system.slug for system in systems]
+    table = pd.DataFrame(
+        [
+            {"slug": s.slug, "system": s.title}
+            | {name: getattr(s, name) for name in VARIANT}
+            | {"reference": s.reference if s.reference in slugs else None}
+            for s in systems
+        ]
+    )
+    table["temperature"] = table["slug"].map(dict(temperatures or {})).astype(float)
+    for name in METRICS:
+        table[name] = found.estimate[name]
+        table[f"{name}_low"], table[f"{name}_high"] = stats.interval(found.samples[name], settings.confidence)
+    _test_against_references(table, found, settings.confidence)
+    table = table.assign(n=len(human), data_set=data_set)
+    return table[list(schema().names)]
+
+
+def _test_against_references(table: pd.DataFrame, found: Bootstrapped, confidence: float) -> None:
+    """Add the paired differences from each system's reference; one Holm family for each metric."""
+    place = {slug: row for row, slug in enumerate(table["slug"])}
+    tested = [row for row, reference in enumerate(table["reference"]) if pd.notna(reference)]
+    references = [place[table["reference"].iloc[row]] for row in tested]
+    for name in TESTED:
+        columns = [f"{name}_{what}" for what in ("difference", "difference_low", "difference_high", "p", "p_holm")]
+        table[columns] = np.nan
+        if not tested:
+            continue
+        estimates, samples = found.estimate[name], found.samples[name]
+        differences = samples[:, tested] - samples[:, references]
+        low, high = stats.interval(differences, confidence)
+        p = stats.two_sided_p(differences)
+        values = np.stack([estimates[tested] - estimates[references], low, high, p, stats.holm(p)], axis=1)
+        table.loc[table.index[tested], columns] = values
+
+
+def for_people(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with plain numbers and intervals; `differs_from_human_ex` names what differs, Holm-adjusted p < 0.05.
+
+    For instance `kl higher; dcor lower`: KL to the human distributions is larger than with human explanations.
+    """
+    kept = [column for column in table.columns if not _is_test_column(column)]
+    marks = [
+        "; ".join(
+            f"{name} {'higher' if row[f'{name}_difference'] > 0 else 'lower'}"
+            for name in TESTED
+            if row[f"{name}_p_holm"] < SIGNIFICANCE
+        )
+        for row in table.to_dict("records")
+    ]
+    wide = table[kept].drop(columns=["slug", "reference"])
+    wide.insert(list(wide.columns).index("n"), "differs_from_human_ex", marks)
+    return wide
+
+
+def _is_test_column(column: str) -> bool:
+    return any(column.startswith((f"{name}_difference", f"{name}_p")) for name in TESTED)

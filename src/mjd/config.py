@@ -218,6 +218,16 @@ class Norm(Settings):
     kind: Literal["norm"] = Field(description="score divided by the sum of scores.")
 
 
+class FittedSoftmax(Settings):
+    """Softmax whose temperature is fitted to HJDs by cross-validation, never on the items it is used for."""
+
+    kind: Literal["softmax-cv"] = Field(description="softmax with a temperature fitted on the other folds' HJDs.")
+    folds: int = Field(5, ge=2, description="Folds of items.")
+
+
+Transform = Softmax | Norm | FittedSoftmax
+
+
 class Scoring(Settings):
     """Which prompts are scored and how scores become distributions."""
 
@@ -228,8 +238,10 @@ class Scoring(Settings):
         description="Explanation orders: all, cyclic (each explanation once in each place), or a seeded number. "
         "All option orders are always scored.",
     )
-    transforms: dict[str, Softmax | Norm] = Field(
-        {"softmax": Softmax()}, min_length=1, description="Transforms by name: kind softmax (temperature) or norm."
+    transforms: dict[str, Transform] = Field(
+        {"softmax": Softmax()},
+        min_length=1,
+        description="Transforms by name: kind softmax (temperature), norm, or softmax-cv (folds).",
     )
 
     @field_validator("orders")
@@ -282,7 +294,8 @@ class Statistics(Settings):
 class System:
     """A row of the tables: something that assigns a distribution to each training item, or a base classifier.
 
-    `slug` is its name in paths and machine-readable tables; `path` its distribution, None for base classifiers.
+    `slug` is its name in paths and machine-readable tables; `path` its distribution, None for base classifiers;
+    `reference` the slug of "+ human-ex" of the same scorer, mode and transform, which it is tested against.
     """
 
     slug: str
@@ -295,6 +308,7 @@ class System:
     selection: str | None = None
     mode: str | None = None
     transform: str | None = None
+    reference: str | None = None
 
 
 class Config(Settings):
@@ -348,6 +362,8 @@ class Config(Settings):
         for source in self.explanations.sources:
             _known(source, [*BASE_SOURCES, *(f"{name}-lg" for name in self.task.label_counts)], "explanations.sources")
         _known(self.main_systems.transform, self.scoring.transforms, "main_systems.transform")
+        if isinstance(self.scoring.transforms[self.main_systems.transform], FittedSoftmax):
+            raise ValueError("main_systems.transform is fitted to HJDs, which soft labels must do without")
         for key, wanted in (("selection", self.explanations.selections), ("mode", self.scoring.modes)):
             value = getattr(self.main_systems, key)
             if value not in wanted:
@@ -491,7 +507,15 @@ class Config(Settings):
             selection=selection,
             mode=mode,
             transform=transform,
+            reference=self._reference(scorer, source, mode, transform),
         )
+
+    def _reference(self, scorer: str, source: str, mode: str, transform: str) -> str | None:
+        """Slug of the scorer's "+ human-ex" that a variant is tested against; none where it is not computed."""
+        if source == "human" or "human" not in self.explanations.sources:
+            return None
+        shown = self.main_systems.mode if mode == "plain" else mode
+        return f"{scorer}-human-all-{shown}-{transform}"
 
     def _variants(self, scorer: str) -> Iterator[tuple[str, str, str, str]]:
         for source in self.explanations.sources:
@@ -553,11 +577,10 @@ def mirror_directory(configured: str | None) -> Path | None:
     return Path(chosen).expanduser() if chosen else None
 
 
-def transform_of(values: Mapping[str, Any]) -> Softmax | Norm:
+def transform_of(values: Mapping[str, Any]) -> Transform:
     """A transform from plain values; raises `ConfigError`."""
-    if values.get("kind") == "norm":
-        return check(Norm, values, "transform")
-    return check(Softmax, values, "transform")
+    models: dict[str, type[Transform]] = {"norm": Norm, "softmax-cv": FittedSoftmax}
+    return check(models.get(values.get("kind", ""), Softmax), values, "transform")
 
 
 def load_config(values: Mapping[str, Any], where: str = "configuration") -> Config:

@@ -11,6 +11,7 @@ from mjd.errors import DataError
 from mjd.labels import LabelSet
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 
 def softmax(scores: Floats, temperature: float) -> Floats:
@@ -40,13 +41,14 @@ def transform(scores: Floats, how: Softmax | Norm) -> Floats:
     return np.asarray(scores / scores.sum(axis=-1, keepdims=True))
 
 
-def model_judgments(scores: pd.DataFrame, how: Softmax | Norm, labels: LabelSet) -> pd.DataFrame:
-    """Average each item's prompts into its MJD: uid, p_*, n_prompts, items in order of first appearance.
+def score_matrix(scores: pd.DataFrame, labels: LabelSet) -> tuple[list[str], Ints, Floats]:
+    """Items, item of each prompt and scores of a scores table, its rows sorted by item.
 
-    Each prompt's scores become a distribution first; the distributions are then averaged.
+    Returns:
+        uids [n_items] in order of first appearance; item of each prompt [n_prompts], ascending; scores [n_prompts, K].
 
     Raises:
-        DataError: a score is not finite, or the transform refuses it.
+        DataError: a score is not finite.
     """
     values = scores[labels.columns("score")].to_numpy(np.float64)
     if not np.isfinite(values).all():
@@ -55,10 +57,25 @@ def model_judgments(scores: pd.DataFrame, how: Softmax | Norm, labels: LabelSet)
             f"Score row {row + 1} (item {scores['uid'].iloc[row]}) is not a finite number.",
             "Delete the scores file and run its rule again.",
         )
+    item_of, uids = pd.factorize(scores["uid"])
+    order = np.argsort(item_of, kind="stable")
+    return [str(uid) for uid in uids], np.asarray(item_of[order], np.int64), values[order]
+
+
+def model_judgments(scores: pd.DataFrame, how: Softmax | Norm, labels: LabelSet) -> pd.DataFrame:
+    """Average each item's prompts into its MJD: uid, p_*, n_prompts, items in order of first appearance.
+
+    Each prompt's scores become a distribution first; the distributions are then averaged.
+
+    Raises:
+        DataError: a score is not finite, or the transform refuses it.
+    """
+    uids, item_of, values = score_matrix(scores, labels)
     columns = labels.columns("p")
-    p = pd.DataFrame(transform(values, how), columns=columns).assign(uid=scores["uid"].to_numpy())
-    grouped = p.groupby("uid", sort=False)
-    return grouped[columns].mean().assign(n_prompts=grouped.size()).reset_index()
+    p = pd.DataFrame(transform(values, how), columns=columns).groupby(item_of)
+    mjd = p[columns].mean().assign(n_prompts=p.size())
+    mjd.insert(0, "uid", uids)
+    return mjd.reset_index(drop=True)
 
 
 def from_counts(items: pd.DataFrame, prefix: str, labels: LabelSet) -> pd.DataFrame:

@@ -20,11 +20,11 @@ from transformers import PreTrainedModel, get_linear_schedule_with_warmup
 from mjd import schemas
 from mjd.classifier import EncodedTexts, collate, encode, load_encoder, predict, save_classifier
 from mjd.config import BaseClassifier, FineTuning
-from mjd.distributions import Floats, aligned, from_counts
+from mjd.distributions import Floats, Ints, aligned, from_counts
 from mjd.errors import DataError, ModelError
 from mjd.labels import LabelSet
 from mjd.logs import Progress
-from mjd.metrics import Ints, cross_entropy, f1, majority
+from mjd.metrics import cross_entropy, f1, majority
 
 log = logging.getLogger(__name__)
 

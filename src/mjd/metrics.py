@@ -12,10 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import rel_entr, xlogy
 
-from mjd.distributions import Floats
+from mjd.distributions import Floats, Ints
 from mjd.errors import DataError
-
-Ints = npt.NDArray[np.int64]
 
 # Smallest probability in KL and cross-entropy: keeps both finite where a distribution has a zero.
 CLIP = 1e-10

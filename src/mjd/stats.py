@@ -1,11 +1,15 @@
-"""Uncertainty: bootstrap over items, vectorised over resamples."""
+"""Uncertainty: bootstrap over items, vectorised over resamples, paired comparisons, and intervals over seeds."""
 
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+
+# Squared distance covariances below this are zero up to rounding: one side is constant.
+_CONSTANT = 1e-24
 
 
 def resample_counts(n_items: int, resamples: int, seed: int) -> Floats:
@@ -14,41 +18,120 @@ def resample_counts(n_items: int, resamples: int, seed: int) -> Floats:
     return random.multinomial(n_items, np.full(n_items, 1 / n_items), size=resamples).astype(np.float64)
 
 
-def interval(samples: Floats, confidence: float) -> tuple[float, float]:
-    """Percentile interval of bootstrap samples [resamples]."""
+def interval(samples: npt.ArrayLike, confidence: float) -> tuple[Floats, Floats]:
+    """Percentile interval of bootstrap samples [resamples, ...]: lower and upper ends [...]."""
     tail = (1 - confidence) / 2
-    low, high = np.quantile(samples, [tail, 1 - tail])
-    return float(low), float(high)
+    low, high = np.quantile(np.asarray(samples, np.float64), [tail, 1 - tail], axis=0)
+    return low, high
 
 
 def resampled_means(values: Floats, counts: Floats) -> Floats:
-    """Mean of per-item values [n_items] in every resample: [resamples]."""
+    """Mean of per-item values [n_items, ...] in every resample: [resamples, ...]."""
     return np.asarray(counts @ values / values.shape[0])
 
 
-def _distances(points: Floats) -> Floats:
+def two_sided_p(differences: npt.ArrayLike) -> Floats:
+    """Bootstrap p-values of the hypothesis that a difference is 0: [resamples, ...] to [...].
+
+    Twice the share of resamples on the rarer side of 0, with one added to count and total so that no p is 0 (Davison
+    and Hinkley 1997, section 4.2); at most 1. NaN where a resample has no difference.
+    """
+    samples = np.asarray(differences, np.float64)
+    below, above = (samples <= 0).sum(axis=0), (samples >= 0).sum(axis=0)
+    p = np.minimum(1.0, 2 * (np.minimum(below, above) + 1) / (len(samples) + 1))
+    return np.where(np.isnan(samples).any(axis=0), np.nan, p)
+
+
+def holm(p: npt.ArrayLike) -> Floats:
+    """Holm-adjusted p-values of one family [n]: they control the family-wise error rate. NaN stays and is not counted.
+
+    Holm, A simple sequentially rejective multiple test procedure, 1979.
+    """
+    values = np.asarray(p, np.float64)
+    adjusted = np.full(values.shape, np.nan)
+    known = np.flatnonzero(~np.isnan(values))
+    order = known[np.argsort(values[known], kind="stable")]
+    factors = np.arange(len(order), 0, -1)
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(values[order] * factors))
+    return adjusted
+
+
+def t_half_width(sd: npt.ArrayLike, n: npt.ArrayLike, confidence: float) -> Floats:
+    """Half the width of the Student-t interval of a mean of n independent values, e.g. over seeds; NaN for n < 2.
+
+    Args:
+        sd: sample standard deviations [...]; n: numbers of values [...].
+    """
+    from scipy.stats import t  # imported here: half a second that bootstrap-only jobs need not pay
+
+    count = np.asarray(n, np.float64)
+    with np.errstate(invalid="ignore"):
+        half = t.ppf((1 + confidence) / 2, count - 1) * np.asarray(sd, np.float64) / np.sqrt(count)
+    return np.where(count > 1, half, np.nan)
+
+
+def paired_t_p(differences: npt.ArrayLike) -> float:
+    """Two-sided p of a paired t-test on differences [n] of runs that share a seed; NaN for fewer than two.
+
+    Differences that are all equal have no spread to test with: p is 1 when they are 0, and NaN otherwise.
+    """
+    from scipy.stats import ttest_1samp
+
+    samples = np.asarray(differences, np.float64)
+    if len(samples) < 2:
+        return float("nan")
+    if np.ptp(samples) == 0:
+        return 1.0 if samples[0] == 0 else float("nan")
+    return float(ttest_1samp(samples, 0.0).pvalue)
+
+
+def resampled_distance_correlations(p: Floats, models: Floats, counts: Floats) -> Floats:
+    """Distance correlation of p with each model in every resample, NaN where one side is constant.
+
+    With weights w = counts / n the squared distance covariance of distance matrices a, b is
+    w'(a*b)w + (w'aw)(w'bw) - 2 sum_i w_i (aw)_i (bw)_i,  which needs matrix products only (Székely, Rizzo and
+    Bakirov 2007, V-statistic).
+
+    Args:
+        p: [n_items, K]; models: [n_models, n_items, K].
+        counts: [resamples, n_items], from `resample_counts`.
+
+    Returns:
+        [resamples, n_models].
+    """
+    # Single precision: the ends of an interval of 10,000 resamples are not known to six digits anyway.
+    w = (counts / counts.shape[1]).astype(np.float32)
+    a = _distances(p)
+    aw = w @ a
+    variance_p = _covariance(_mean_squared_distance(w, p), w, aw, aw)
+    correlations = np.empty((len(counts), len(models)))
+    for index, q in enumerate(models):
+        b = _distances(q)
+        bw = w @ b
+        covariance = _covariance((w * (w @ (a * b))).sum(axis=1), w, aw, bw)
+        product = variance_p * _covariance(_mean_squared_distance(w, q), w, bw, bw)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            correlations[:, index] = np.sqrt(covariance / np.sqrt(product))
+        correlations[product <= _CONSTANT, index] = np.nan
+    return correlations
+
+
+def _distances(points: Floats) -> NDArray[np.float32]:
     """Euclidean distances [n, n] between the rows of points [n, K]."""
     squares = np.square(points[:, None, :] - points[None, :, :]).sum(axis=-1)
-    return np.asarray(np.sqrt(squares))
+    return np.asarray(np.sqrt(squares), np.float32)
 
 
-def _covariances(a: Floats, b: Floats, counts: Floats) -> Floats:
-    """Squared distance covariance of distance matrices a, b [n, n] in every resample: [resamples].
-
-    With weights w = counts / n it equals  w'(a*b)w + (w'aw)(w'bw) - 2 sum_i w_i (aw)_i (bw)_i,  which needs matrix
-    products only (Szekely, Rizzo and Bakirov 2007, V-statistic).
-    """
-    w = counts / counts.shape[1]
-    aw, bw = w @ a, w @ b
-    mean_a, mean_b = (w * aw).sum(axis=1), (w * bw).sum(axis=1)
-    return np.asarray((w * (w @ (a * b))).sum(axis=1) + mean_a * mean_b - 2 * (w * aw * bw).sum(axis=1))
+def _mean_squared_distance(w: NDArray[np.float32], points: Floats) -> Floats:
+    """Weighted mean of squared distances sum_ij w_i w_j |x_i - x_j|^2 in every resample [resamples]."""
+    centred = points - points.mean(axis=0)
+    return np.asarray(2 * (w @ np.square(centred).sum(axis=1) - np.square(w @ centred).sum(axis=1)))
 
 
-def resampled_distance_correlations(p: Floats, q: Floats, counts: Floats) -> Floats:
-    """Distance correlation between p and q [n_items, K] in every resample: [resamples], NaN where one is constant."""
-    a, b = _distances(p), _distances(q)
-    covariance = np.clip(_covariances(a, b, counts), 0, None)
-    product = np.clip(_covariances(a, a, counts), 0, None) * np.clip(_covariances(b, b, counts), 0, None)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        correlation = np.sqrt(covariance / np.sqrt(product))
-    return np.where(product > 1e-24, correlation, np.nan)
+def _covariance(
+    mean_ab: npt.NDArray[np.floating], w: NDArray[np.float32], aw: NDArray[np.float32], bw: NDArray[np.float32]
+) -> Floats:
+    """Squared distance covariance in every resample [resamples], at least 0, from the mean of a*b and the row means."""
+    mean_a, mean_b = np.einsum("rn,rn->r", w, aw), np.einsum("rn,rn->r", w, bw)
+    covariance = mean_ab + mean_a.astype(np.float64) * mean_b - 2 * np.einsum("rn,rn,rn->r", w, aw, bw)
+    return np.asarray(np.clip(covariance, 0, None))

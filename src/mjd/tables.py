@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from mjd import stats
+from mjd.comparison import SIGNIFICANCE
 from mjd.evaluate import FINETUNING_METRICS, OOD_METRICS, summarise_seeds
 
-# (slug, title) or (name, title) pairs, in table order.
+# (slug, title, slug of the system it is tested against or None), and (name, title), in table order.
+Systems = Sequence[Sequence[str | None]]
 Titles = Sequence[Sequence[str]]
 
 OOD_SHOWN = "weighted_f1"
@@ -17,49 +21,101 @@ OOD_SHOWN = "weighted_f1"
 
 def _schema(part: str, metrics: Sequence[str]) -> pa.Schema:
     texts = [pa.field(name, pa.string()) for name in ("slug", "system", "encoder", "encoder_title", part)]
-    numbers = [pa.field(column, pa.float64()) for metric in metrics for column in (metric, f"{metric}_sd")]
+    parts = ("", "_sd", "_low", "_high", "_difference", "_p", "_p_holm")
+    numbers = [pa.field(f"{metric}{name}", pa.float64()) for metric in metrics for name in parts]
     counts = [pa.field(name, pa.int64()) for name in ("n", "n_seeds")]
-    return pa.schema([*texts, *numbers, *counts, pa.field("data_set", pa.string())])
+    return pa.schema([*texts, *numbers, pa.field("reference", pa.string()), *counts, pa.field("data_set", pa.string())])
 
 
 def finetuning_schema() -> pa.Schema:
-    """Columns of finetuning.parquet: system x encoder x split, mean and sd over seeds."""
+    """Columns of finetuning.parquet: system x encoder x split; per metric mean, sd and t-interval over seeds.
+
+    `{metric}_difference` is the mean over seeds of the system minus its `reference` (+ human-ex of the same scorer),
+    `_p` that of a paired t-test over seeds, `_p_holm` adjusted over the systems and splits of one encoder.
+    """
     return _schema("split", FINETUNING_METRICS)
 
 
 def ood_schema() -> pa.Schema:
-    """Columns of ood.parquet: system x encoder x round, mean and sd over seeds."""
+    """Columns of ood.parquet: system x encoder x round; otherwise as `finetuning_schema`."""
     return _schema("round", OOD_METRICS)
 
 
 def _long(
     scored: Sequence[pd.DataFrame],
-    systems: Titles,
+    systems: Systems,
     encoders: Titles,
     part: str,
     metrics: Sequence[str],
+    confidence: float,
     data_set: str,
 ) -> pd.DataFrame:
-    """Mean and sd over seeds of every encoder's scores, rows in the order of `systems`, then encoders, then parts."""
+    """Every encoder's scores over seeds, rows in the order of `systems`, then encoders, then parts."""
+    references = {str(slug): reference for slug, _, reference in systems}
     summaries = []
     for (name, title), table in zip(encoders, scored, strict=True):
-        summary = summarise_seeds(table, ["system", part, "n"], metrics).rename(columns={"system": "slug"})
-        summaries.append(summary.assign(encoder=name, encoder_title=title))
-    titles: dict[str, str] = {slug: title for slug, title in systems}  # noqa: C416
+        summary = summarise_seeds(table, ["system", part, "n"], metrics)
+        _add_intervals(summary, metrics, confidence)
+        _add_tests(summary, table, part, metrics, references)
+        summaries.append(summary.rename(columns={"system": "slug"}).assign(encoder=name, encoder_title=title))
+    titles = {str(slug): title for slug, title, _ in systems}
     place = {slug: row for row, slug in enumerate(titles)}
     found = pd.concat(summaries, ignore_index=True)
     found = found.assign(system=found["slug"].map(titles), data_set=data_set)
     return found.sort_values("slug", key=lambda slugs: slugs.map(place), kind="stable", ignore_index=True)
 
 
-def finetuning(scored: Sequence[pd.DataFrame], systems: Titles, encoders: Titles, data_set: str) -> pd.DataFrame:
+def _add_intervals(summary: pd.DataFrame, metrics: Sequence[str], confidence: float) -> None:
+    """Add the t-interval of each mean over seeds; null for one seed."""
+    for metric in metrics:
+        half = stats.t_half_width(summary[f"{metric}_sd"], summary["n_seeds"], confidence)
+        summary[f"{metric}_low"], summary[f"{metric}_high"] = summary[metric] - half, summary[metric] + half
+
+
+def _add_tests(
+    summary: pd.DataFrame, table: pd.DataFrame, part: str, metrics: Sequence[str], references: Mapping[str, str | None]
+) -> None:
+    """Add each system's difference from its reference, paired by seed, with p-values adjusted for each metric."""
+    runs = {key: rows.set_index("seed") for key, rows in table.groupby(["system", part])}
+    summary["reference"] = summary["system"].map(dict(references))
+    pairs = [
+        (runs[system, name], runs.get((reference, name)))
+        for system, name, reference in zip(summary["system"], summary[part], summary["reference"], strict=True)
+    ]
+    for metric in metrics:
+        differences = [
+            np.zeros(0) if reference is None else (own[metric] - reference[metric]).dropna().to_numpy()
+            for own, reference in pairs
+        ]
+        summary[f"{metric}_difference"] = [d.mean() if len(d) else np.nan for d in differences]
+        summary[f"{metric}_p"] = [stats.paired_t_p(d) for d in differences]
+        summary[f"{metric}_p_holm"] = stats.holm(summary[f"{metric}_p"])
+
+
+def finetuning(
+    scored: Sequence[pd.DataFrame], systems: Systems, encoders: Titles, confidence: float, data_set: str
+) -> pd.DataFrame:
     """The fine-tuning table from `evaluate.finetuning_table` of every encoder (in the order of `encoders`)."""
-    return _long(scored, systems, encoders, "split", FINETUNING_METRICS, data_set)
+    return _long(scored, systems, encoders, "split", FINETUNING_METRICS, confidence, data_set)
 
 
-def ood(scored: Sequence[pd.DataFrame], systems: Titles, encoders: Titles, data_set: str) -> pd.DataFrame:
+def ood(
+    scored: Sequence[pd.DataFrame], systems: Systems, encoders: Titles, confidence: float, data_set: str
+) -> pd.DataFrame:
     """The OOD table from `evaluate.ood_table` of every encoder (in the order of `encoders`)."""
-    return _long(scored, systems, encoders, "round", OOD_METRICS, data_set)
+    return _long(scored, systems, encoders, "round", OOD_METRICS, confidence, data_set)
+
+
+def _marks(table: pd.DataFrame, part: str, metrics: Sequence[str]) -> pd.Series:
+    """Per slug what differs from its reference with Holm-adjusted p < 0.05, e.g. `minilm test kl higher`."""
+    found: dict[str, list[str]] = {slug: [] for slug in table["slug"]}
+    for row in table.to_dict("records"):
+        found[row["slug"]] += [
+            f"{row['encoder']} {row[part]} {metric} {'higher' if row[f'{metric}_difference'] > 0 else 'lower'}"
+            for metric in metrics
+            if row[f"{metric}_p_holm"] < SIGNIFICANCE
+        ]
+    return pd.Series({slug: "; ".join(marks) for slug, marks in found.items()})
 
 
 def _wide(table: pd.DataFrame, part: str, metrics: Sequence[str], named: bool) -> pd.DataFrame:
@@ -78,6 +134,7 @@ def _wide(table: pd.DataFrame, part: str, metrics: Sequence[str], named: bool) -
     for name, cell in table.groupby(part, sort=False):
         wide[f"n_{name}".lower()] = int(cell["n"].iloc[0])
     wide["n_seeds"] = table.groupby("slug")["n_seeds"].max()
+    wide["differs_from_human_ex"] = _marks(table, part, metrics)
     wide.insert(0, "system", titles)
     return wide.reset_index(drop=True)
 

@@ -4,9 +4,11 @@ import dcor
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mjd import stats
-from mjd.comparison import compare, schema
+from mjd.comparison import compare, for_people, schema
 from mjd.config import Statistics, System, read_config
 from mjd.io import to_table
 
@@ -34,11 +36,50 @@ def test_resampled_distance_correlation_equals_dcor_on_the_resample() -> None:
     for row in counts.astype(int):
         index = np.repeat(np.arange(12), row)
         expected.append(dcor.distance_correlation(p[index], q[index]))
-    np.testing.assert_allclose(stats.resampled_distance_correlations(p, q, counts), expected, atol=1e-7)
+    found = stats.resampled_distance_correlations(p, q[None], counts)
+    np.testing.assert_allclose(found[:, 0], expected, atol=1e-4)
+
+
+def test_distance_correlation_with_a_constant_resample_is_nan() -> None:
+    p, counts = distributions(6, 1), stats.resample_counts(6, 3, seed=1)
+    assert np.isnan(stats.resampled_distance_correlations(p, np.full((1, 6, 3), 1 / 3), counts)).all()
+
+
+def test_two_sided_p_by_hand() -> None:
+    assert stats.two_sided_p([1.0] * 9) == pytest.approx(2 * 1 / 10)
+    assert stats.two_sided_p([-1.0, 1.0, 1.0, 1.0]) == pytest.approx(2 * 2 / 5)
+    assert stats.two_sided_p([-1.0, 1.0]) == 1
+    assert np.isnan(stats.two_sided_p([np.nan, 1.0]))
+
+
+def test_holm_by_hand() -> None:
+    np.testing.assert_allclose(stats.holm([0.01, np.nan, 0.04, 0.03]), [0.03, np.nan, 0.06, 0.06])
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
+def test_holm_keeps_the_order_and_never_lowers_a_p(p: list[float]) -> None:
+    adjusted = stats.holm(p)
+    assert (adjusted >= np.array(p)).all()
+    assert (np.diff(adjusted[np.argsort(p, kind="stable")]) >= 0).all()
+
+
+def test_t_half_width_is_students() -> None:
+    # t(0.975, 2 degrees of freedom) = 4.3026527, n = 3
+    found = stats.t_half_width([1.0, 2.0, np.nan], [3, 3, 1], 0.95)
+    np.testing.assert_allclose(found, [4.3026527 / 3**0.5, 2 * 4.3026527 / 3**0.5, np.nan])
+
+
+def test_paired_t_p() -> None:
+    assert stats.paired_t_p([1.0, 2.0, 3.0]) == pytest.approx(0.0741799)
+    assert np.isnan(stats.paired_t_p([0.3]))
+    assert stats.paired_t_p([0.0, 0.0]) == 1
 
 
 def test_interval_covers_the_middle() -> None:
     assert stats.interval(np.arange(101.0), 0.9) == pytest.approx((5, 95))
+    low, high = stats.interval(np.stack([np.arange(101.0), np.arange(101.0) + 1], axis=1), 0.9)
+    assert low == pytest.approx([5, 6])
+    assert high == pytest.approx([95, 96])
 
 
 def comparison() -> pd.DataFrame:
@@ -70,3 +111,24 @@ def test_intervals_enclose_the_estimate() -> None:
 
 def test_distance_correlation_with_a_constant_is_undefined() -> None:
     assert np.isnan(comparison().iloc[1]["dcor"])
+
+
+def test_systems_are_tested_against_their_reference() -> None:
+    items = pd.DataFrame(distributions(60, 1), columns=LABELS.columns("hjd")).assign(uid=[f"i{k}" for k in range(60)])
+    own = items.rename(columns=dict(zip(LABELS.columns("hjd"), LABELS.columns("p"), strict=True)))
+    far = own.assign(p_e=own["p_c"], p_c=own["p_e"])
+    systems = [
+        System("human", "+ human-ex", "mjd"),
+        System("same", "same", "mjd", reference="human"),
+        System("far", "far", "mjd", reference="human"),
+        System("none", "no reference here", "mjd", reference="elsewhere"),
+    ]
+    frames = {"human": own, "same": own, "far": far, "none": far}
+    table = compare(items, systems, frames, LABELS, Statistics(resamples=500), 1, "made up").set_index("slug")
+    assert table.loc["far", "kl_difference"] == pytest.approx(table.loc["far", "kl"])
+    assert table.loc["far", "kl_difference_low"] > 0
+    assert table.loc["far", "kl_p_holm"] == pytest.approx(2 * table.loc["far", "kl_p"])
+    assert table.loc["same", ["kl_p", "dcor_p"]].tolist() == [1, 1]
+    assert pd.isna(table.loc["none", "reference"])
+    marks = for_people(table.reset_index()).set_index("system")["differs_from_human_ex"]
+    assert marks.tolist() == ["", "", "kl higher; js_distance higher; tvd higher", ""]  # swapped labels: an isometry

@@ -6,7 +6,7 @@ import pytest
 from mjd import tables
 from mjd.io import to_table
 
-SYSTEMS = [("base", "Base"), ("a", "System A")]
+SYSTEMS = [("base", "Base", None), ("a", "System A", "human"), ("human", "Human", None)]
 ENCODERS = [("bert", "BERT"), ("roberta", "RoBERTa")]
 
 
@@ -16,6 +16,10 @@ def scored(shift: float) -> pd.DataFrame:
         ("a", "R1", 2, 0.7 + shift),
         ("a", "R2", 1, 0.1),
         ("a", "R2", 2, 0.1),
+        ("human", "R1", 1, 0.5 + shift),
+        ("human", "R1", 2, 0.6 + shift),
+        ("human", "R2", 1, 0.1),
+        ("human", "R2", 2, 0.1),
         ("base", "R1", 1, 0.2),
         ("base", "R2", 1, 0.3),
     ]
@@ -25,16 +29,16 @@ def scored(shift: float) -> pd.DataFrame:
 
 @pytest.fixture
 def long() -> pd.DataFrame:
-    return tables.ood([scored(0.0), scored(0.1)], SYSTEMS, ENCODERS, "made up")
+    return tables.ood([scored(0.0), scored(0.1)], SYSTEMS, ENCODERS, 0.95, "made up")
 
 
 def test_long_table_fits_its_schema(long: pd.DataFrame) -> None:
-    assert to_table(long, tables.ood_schema()).num_rows == 8
+    assert to_table(long, tables.ood_schema()).num_rows == 12
 
 
 def test_rows_and_columns_follow_the_order_given(long: pd.DataFrame) -> None:
     wide = tables.ood_for_people(long)
-    assert wide["system"].tolist() == ["Base", "System A"]
+    assert wide["system"].tolist() == ["Base", "System A", "Human"]
     assert wide.columns.tolist()[1:5] == ["bert_r1", "bert_r2", "roberta_r1", "roberta_r2"]
 
 
@@ -44,6 +48,27 @@ def test_mean_and_sd_over_seeds_by_hand(long: pd.DataFrame) -> None:
     assert row["bert_r1_sd"] == pytest.approx(0.2 / 2**0.5)
     assert row["roberta_r1"] == pytest.approx(0.7)
     assert row["n_seeds"] == 2
+
+
+def test_interval_over_seeds_by_hand(long: pd.DataFrame) -> None:
+    row = long[(long["slug"] == "a") & (long["encoder"] == "bert") & (long["round"] == "R1")].iloc[0]
+    # t(0.975, 1 degree of freedom) = 12.7062047, sd = 0.2 / sqrt 2, n = 2
+    assert row["weighted_f1_high"] - row["weighted_f1"] == pytest.approx(12.7062047 * 0.1)
+
+
+def test_difference_from_human_explanations_is_paired_by_seed(long: pd.DataFrame) -> None:
+    row = long[(long["slug"] == "a") & (long["encoder"] == "bert")].set_index("round")
+    assert row.loc["R1", "weighted_f1_difference"] == pytest.approx(0.05)
+    assert row.loc["R1", "weighted_f1_p"] == pytest.approx(0.5)  # differences 0 and 0.1: t = 1
+    assert row.loc["R1", "weighted_f1_p_holm"] == pytest.approx(1)
+    assert row.loc["R2", "weighted_f1_p"] == 1
+    assert long.loc[long["slug"] == "base", "weighted_f1_p"].isna().all()
+
+
+def test_what_differs_is_marked(long: pd.DataFrame) -> None:
+    marked = long.assign(weighted_f1_p_holm=[0.01] + [1.0] * (len(long) - 1), weighted_f1_difference=-0.1)
+    marks = tables.ood_for_people(marked).set_index("system")["differs_from_human_ex"]
+    assert marks.tolist() == ["bert R1 weighted_f1 lower", "", ""]
 
 
 def test_one_seed_has_no_sd(long: pd.DataFrame) -> None:

@@ -15,7 +15,7 @@ rule distribution_comparison:
         f"{BENCHMARKS}/distribution_comparison.tsv"
     conda:
         "../envs/mjd.yaml"
-    threads: 1
+    threads: 2
     resources:
         mem_mb=2500,
         runtime=20,

@@ -123,9 +123,12 @@ rule finetuning_table:
         mem_mb=1500,
         runtime=10,
     params:
-        systems=[(system.slug, system.title) for system in CLASSIFIERS],
+        systems=[
+            (system.slug, system.title, system.reference) for system in CLASSIFIERS
+        ],
         encoders=[(name, entry.title) for name, entry in CONFIG.encoders.items()],
         labels=CONFIG.label_entries,
+        confidence=CONFIG.statistics.confidence,
         data_set=CONFIG.data.label,
     message:
         "Fine-tuning table"

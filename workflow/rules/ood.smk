@@ -21,10 +21,13 @@ rule ood_table:
         mem_mb=1500,
         runtime=10,
     params:
-        systems=[(system.slug, system.title) for system in CLASSIFIERS],
+        systems=[
+            (system.slug, system.title, system.reference) for system in CLASSIFIERS
+        ],
         encoders=[(name, entry.title) for name, entry in CONFIG.encoders.items()],
         rounds=CONFIG.data.ood.rounds,
         labels=CONFIG.label_entries,
+        confidence=CONFIG.statistics.confidence,
         data_set=CONFIG.data.label,
     message:
         "OOD table"

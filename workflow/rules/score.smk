@@ -56,6 +56,7 @@ rule mjd:
             wildcards.transform
         ].model_dump(),
         labels=CONFIG.label_entries,
+        seed=CONFIG.seed,
     message:
         "MJD of {wildcards.llm}: {wildcards.source} ({wildcards.transform})"
     script:

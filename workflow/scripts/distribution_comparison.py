@@ -2,21 +2,24 @@
 
 from mjd import comparison
 from mjd.config import Statistics, System
-from mjd.io import read_parquet, write_csv, write_parquet
+from mjd.io import read_parquet, read_provenance, write_csv, write_parquet
 from mjd.job import job, labels_of, provenance, train_items
 from mjd.settings import check
 
 with job(snakemake):
     params = snakemake.params
     systems = [System(**system) for system in params.systems]
+    paths = dict(zip([system.slug for system in systems], snakemake.input.distributions, strict=True))
+    transforms = {slug: read_provenance(path).get("transform", {}) for slug, path in paths.items()}
     table = comparison.compare(
         train_items(read_parquet(snakemake.input.data_items)),
         systems,
-        {s.slug: read_parquet(path) for s, path in zip(systems, snakemake.input.distributions, strict=True)},
+        {slug: read_parquet(path) for slug, path in paths.items()},
         labels_of(snakemake),
         check(Statistics, params.statistics, "statistics"),
         params.seed,
         params.data_set,
+        {slug: how["temperature"] for slug, how in transforms.items() if "temperature" in how},
     )
     write_parquet(table, snakemake.output.parquet, comparison.schema(), provenance(snakemake))
-    write_csv(table.drop(columns="slug"), snakemake.output.csv, digits=5)
+    write_csv(comparison.for_people(table), snakemake.output.csv, digits=5)

@@ -2,15 +2,21 @@
 
 from mjd import schemas
 from mjd.config import transform_of
-from mjd.distributions import model_judgments
 from mjd.io import read_parquet, read_provenance, write_parquet
-from mjd.job import job, labels_of, provenance
+from mjd.job import job, labels_of, log, provenance
+from mjd.temperature import judge
 
 with job(snakemake):
     labels = labels_of(snakemake)
-    how = transform_of(snakemake.params.transform)
-    mjd = model_judgments(read_parquet(snakemake.input.scores), how, labels)
+    mjd, applied = judge(
+        read_parquet(snakemake.input.scores),
+        read_parquet(snakemake.input.data_items),
+        transform_of(snakemake.params.transform),
+        labels,
+        snakemake.params.seed,
+    )
+    log.info("transform: %s", applied)
     origin = read_provenance(snakemake.input.scores)
     write_parquet(
-        mjd, snakemake.output[0], schemas.mjd(labels), provenance(snakemake, transform=how.model_dump(), scores=origin)
+        mjd, snakemake.output[0], schemas.mjd(labels), provenance(snakemake, transform=applied, scores=origin)
     )

@@ -1,0 +1,103 @@
+"""Softmax temperatures fitted to human judgment distributions by cross-validation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import minimize_scalar
+
+from mjd.config import FittedSoftmax, Transform
+from mjd.distributions import Floats, Ints, model_judgments, score_matrix, softmax
+from mjd.errors import DataError
+from mjd.labels import LabelSet
+from mjd.metrics import kl_divergence
+
+# Bounds of the search: far beyond what turns scores into one-hot or uniform distributions.
+LOWEST, HIGHEST = 0.02, 500.0
+
+
+@dataclass(frozen=True)
+class CrossFitted:
+    """MJDs (uid, p_*, n_prompts), and the temperature of each fold [folds]."""
+
+    mjd: pd.DataFrame
+    temperatures: list[float]
+
+
+def judge(
+    scores: pd.DataFrame, items: pd.DataFrame, how: Transform, labels: LabelSet, seed: int
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """MJDs (uid, p_*, n_prompts) by any transform, and what was applied, for provenance.
+
+    A fitted temperature is given as `temperatures`, one a fold, and their mean as `temperature`.
+    """
+    if not isinstance(how, FittedSoftmax):
+        return model_judgments(scores, how, labels), how.model_dump()
+    fitted = cross_fitted_judgments(scores, items, how, labels, seed)
+    found = {"temperature": float(np.mean(fitted.temperatures)), "temperatures": fitted.temperatures}
+    return fitted.mjd, how.model_dump() | found
+
+
+def fit_temperature(scores: Floats, item_of: Ints, human: Floats) -> float:
+    """The temperature at which the mean KL from the HJDs to the MJDs is smallest.
+
+    Args:
+        scores: [n_prompts, K], prompts of one item next to each other.
+        item_of: item of each prompt [n_prompts], 0, 1, 2, ... without gaps, ascending.
+        human: HJDs [n_items, K].
+    """
+
+    def loss(log_temperature: float) -> float:
+        return float(kl_divergence(human, _judgments(scores, item_of, float(np.exp(log_temperature)))).mean())
+
+    found = minimize_scalar(loss, bounds=(np.log(LOWEST), np.log(HIGHEST)), method="bounded")
+    return float(np.exp(found.x))
+
+
+def cross_fitted_judgments(
+    scores: pd.DataFrame, items: pd.DataFrame, how: FittedSoftmax, labels: LabelSet, seed: int
+) -> CrossFitted:
+    """MJDs whose temperature was fitted on the items of the other folds.
+
+    Items are dealt into folds at random (`seed`). An item without an HJD takes part in no fit.
+
+    Args:
+        scores: schema `scores`.
+        items: uid and `hjd_*`.
+
+    Raises:
+        DataError: there are fewer items with an HJD than folds, or a score is not finite.
+    """
+    uids, item_of, values = score_matrix(scores, labels)
+    human = items.set_index("uid")[labels.columns("hjd")].reindex(uids).to_numpy(np.float64)
+    known = ~np.isnan(human).any(axis=1)
+    if known.sum() < how.folds:
+        raise DataError(
+            f"A temperature is to be fitted in {how.folds} folds, but only {known.sum()} items have an HJD.",
+            "Remove the softmax-cv transform, lower its folds, or give more items with an HJD.",
+        )
+    random = np.random.default_rng(seed)
+    fold = random.integers(how.folds, size=len(uids))
+    fold[known] = random.permutation(int(known.sum())) % how.folds
+    p = np.empty((len(uids), len(labels)))
+    temperatures = []
+    for number in range(how.folds):
+        fitted_on = known & (fold != number)
+        rows = fitted_on[item_of]
+        position = np.cumsum(fitted_on) - 1
+        temperature = fit_temperature(values[rows], position[item_of[rows]], human[fitted_on])
+        p[fold == number] = _judgments(values, item_of, temperature)[fold == number]
+        temperatures.append(temperature)
+    mjd = pd.DataFrame(p, columns=labels.columns("p")).assign(n_prompts=np.bincount(item_of))
+    mjd.insert(0, "uid", uids)
+    return CrossFitted(mjd, temperatures)
+
+
+def _judgments(scores: Floats, item_of: Ints, temperature: float) -> Floats:
+    """MJDs [n_items, K]: the mean over an item's prompts of softmax(score / temperature)."""
+    starts = np.flatnonzero(np.diff(item_of, prepend=-1))
+    sums = np.add.reduceat(softmax(scores, temperature), starts, axis=0)
+    return np.asarray(sums / np.diff(starts, append=len(scores))[:, None])

@@ -1,0 +1,69 @@
+"""Fitted temperatures: recovered where they are known, and never from the item they are used for."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mjd.config import FittedSoftmax, Softmax, read_config
+from mjd.distributions import softmax
+from mjd.errors import DataError
+from mjd.temperature import cross_fitted_judgments, fit_temperature, judge
+
+LABELS = read_config("config/config.yaml").labels
+FOLDS = FittedSoftmax(kind="softmax-cv", folds=4)
+
+
+def tables(n: int, temperature: float) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Scores of two equal prompts an item, and items whose HJD is their softmax at `temperature`."""
+    values = np.random.default_rng(1).normal(0, 3, size=(n, 3))
+    uids = [f"i{k}" for k in range(n)]
+    scores = pd.DataFrame(np.repeat(values, 2, axis=0), columns=LABELS.columns("score"))
+    items = pd.DataFrame(softmax(values, temperature), columns=LABELS.columns("hjd"))
+    return scores.assign(uid=np.repeat(uids, 2)), items.assign(uid=uids)
+
+
+def test_the_temperature_that_made_the_hjds_is_found() -> None:
+    scores, items = tables(40, 2.5)
+    human = items[LABELS.columns("hjd")].to_numpy()
+    values = scores[LABELS.columns("score")].to_numpy()
+    assert fit_temperature(values, np.repeat(np.arange(40), 2), human) == pytest.approx(2.5, rel=1e-3)
+
+
+def test_every_fold_finds_it_and_the_mjds_are_the_hjds() -> None:
+    scores, items = tables(40, 2.5)
+    fitted = cross_fitted_judgments(scores, items, FOLDS, LABELS, seed=1)
+    assert fitted.temperatures == pytest.approx([2.5] * 4, rel=1e-3)
+    np.testing.assert_allclose(fitted.mjd[LABELS.columns("p")], items[LABELS.columns("hjd")], atol=1e-3)
+    assert fitted.mjd["n_prompts"].tolist() == [2] * 40
+
+
+def test_an_items_own_hjd_does_not_change_its_mjd() -> None:
+    scores, items = tables(20, 2.5)
+    before = cross_fitted_judgments(scores, items, FOLDS, LABELS, seed=1).mjd
+    changed = items.copy()
+    changed.loc[7, LABELS.columns("hjd")] = [0.0, 0.0, 1.0]
+    after = cross_fitted_judgments(scores, changed, FOLDS, LABELS, seed=1).mjd
+    columns = LABELS.columns("p")
+    np.testing.assert_array_equal(after.loc[7, columns], before.loc[7, columns])
+    assert (after[columns].to_numpy() != before[columns].to_numpy()).any()
+
+
+def test_items_without_an_hjd_get_a_fitted_mjd_too() -> None:
+    scores, items = tables(20, 2.5)
+    items.loc[3, LABELS.columns("hjd")] = np.nan
+    fitted = cross_fitted_judgments(scores, items, FOLDS, LABELS, seed=1)
+    expected = softmax(scores[LABELS.columns("score")].to_numpy()[6], 2.5)
+    np.testing.assert_allclose(fitted.mjd.loc[3, LABELS.columns("p")].astype(float), expected, atol=1e-3)
+
+
+def test_too_few_items_for_the_folds() -> None:
+    scores, items = tables(3, 1.0)
+    with pytest.raises(DataError, match=r"4 folds, but only 3 items have an HJD\. Remove the softmax-cv transform"):
+        cross_fitted_judgments(scores, items, FOLDS, LABELS, seed=1)
+
+
+def test_provenance_of_a_fitted_transform_names_its_temperatures() -> None:
+    scores, items = tables(20, 2.5)
+    _, applied = judge(scores, items, FOLDS, LABELS, seed=1)
+    assert applied["temperature"] == pytest.approx(np.mean(applied["temperatures"]))
+    assert judge(scores, items, Softmax(temperature=3), LABELS, seed=1)[1] == {"kind": "softmax", "temperature": 3.0}
