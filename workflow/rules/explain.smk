@@ -53,7 +53,9 @@ rule published_answers:
         mem_mb=1000,
         runtime=10,
     params:
-        published=lambda wildcards: PUBLISHED[wildcards.name].model_dump(),
+        published=lambda wildcards: PUBLISHED[wildcards.name].model_dump(
+            exclude={"published_as", "prompt_after", "longest_counts_line_breaks"}
+        ),
         labels=CONFIG.label_entries,
     message:
         "Read the published answers of {wildcards.name}"

@@ -1,10 +1,13 @@
 # What the paper published, beside what this configuration makes of the same files.
+from mjd.published_tables import PUBLISHED_DIR, comparable, read_reading
+
 # Other data sets than the paper's have nothing to compare: `all` leaves these tables out.
 FIDELITY_TABLES = (
-    ["selection_agreement", "selection_disagreements"]
+    ["selection_agreement", "selection_disagreements", "published_comparison"]
     if CONFIG.data.items.loader == "mjd-estimator"
     else []
 )
+READING = read_reading()
 WITH_SELECTIONS = {name: entry for name, entry in PUBLISHED.items() if entry.selections}
 
 
@@ -44,3 +47,33 @@ rule selection_agreement:
         "Compare our selections from published answers with the authors'"
     script:
         "../scripts/selection_agreement.py"
+
+
+rule published_comparison:
+    input:
+        reading=f"{PUBLISHED_DIR}/reading.yaml",
+        published=[f"{PUBLISHED_DIR}/{table}.csv" for table in READING.columns],
+        distribution_comparison=rules.distribution_comparison.output.parquet,
+        finetuning=rules.finetuning_table.output.parquet,
+        ood=rules.ood_table.output.parquet,
+    output:
+        parquet=f"{RESULTS}/tables/published_comparison.parquet",
+        csv=f"{RESULTS}/tables/published_comparison.csv",
+    log:
+        f"{LOGS}/published_comparison.log",
+    benchmark:
+        f"{BENCHMARKS}/published_comparison.tsv"
+    conda:
+        "../envs/mjd.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        ours=["distribution_comparison", "finetuning", "ood"],
+        comparable=comparable(CONFIG, READING).model_dump(),
+        data_set=CONFIG.data.label,
+    message:
+        "Set our numbers beside the published ones"
+    script:
+        "../scripts/published_comparison.py"
