@@ -54,3 +54,10 @@ def encoder_params(wildcards):
         "settings": entry.model_dump(mode="json", exclude={"resources"}),
         "identity": identity,
     }
+
+
+def longest_counts_line_breaks(wildcards):
+    """Whether `longest` counts line breaks, as the authors of some published sets did."""
+    published = PUBLISHED.get(wildcards.llm.removeprefix("published-"))
+    named = wildcards.llm.startswith("published-") and published
+    return bool(named and published.longest_counts_line_breaks)

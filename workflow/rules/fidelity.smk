@@ -1,5 +1,5 @@
 # What the paper published, beside what this configuration makes of the same files.
-from mjd.published_tables import PUBLISHED_DIR, comparable, read_reading
+from mjd.published_tables import comparable, read_reading
 
 # Other data sets than the paper's have nothing to compare: `all` leaves these tables out.
 FIDELITY_TABLES = (
@@ -51,8 +51,8 @@ rule selection_agreement:
 
 rule published_comparison:
     input:
-        reading=f"{PUBLISHED_DIR}/reading.yaml",
-        published=[f"{PUBLISHED_DIR}/{table}.csv" for table in READING.columns],
+        reading="resources/published/reading.yaml",
+        published=[f"resources/published/{table}.csv" for table in READING.columns],
         distribution_comparison=rules.distribution_comparison.output.parquet,
         finetuning=rules.finetuning_table.output.parquet,
         ood=rules.ood_table.output.parquet,

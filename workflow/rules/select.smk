@@ -4,12 +4,6 @@ GUIDED_BY = {
 }
 
 
-def longest_counts_line_breaks(wildcards):
-    """Whether `longest` counts line breaks, as the authors of some published sets did."""
-    published = PUBLISHED.get(wildcards.llm.removeprefix("published-"))
-    named = wildcards.llm.startswith("published-") and published
-    return bool(named and published.longest_counts_line_breaks)
-
 
 rule select:
     input:
