@@ -4,7 +4,6 @@ GUIDED_BY = {
 }
 
 
-
 rule select:
     input:
         data_items=rules.load_items.output.data_items,
