@@ -47,7 +47,11 @@ include: "workflow/rules/score.smk"
 include: "workflow/rules/compare.smk"
 include: "workflow/rules/finetune.smk"
 include: "workflow/rules/ood.smk"
+include: "workflow/rules/analyses.smk"
 include: "workflow/rules/fidelity.smk"
+
+
+ANALYSES = ["bias", "first_token", "finding"] + ["convergence"] * bool(ALL_ORDERS)
 
 
 rule all:
@@ -55,7 +59,13 @@ rule all:
     input:
         expand(
             f"{RESULTS}/tables/{{table}}.{{suffix}}",
-            table=["distribution_comparison", "finetuning", "ood", *FIDELITY_TABLES],
+            table=[
+                "distribution_comparison",
+                "finetuning",
+                "ood",
+                *ANALYSES,
+                *FIDELITY_TABLES,
+            ],
             suffix=["parquet", "csv"],
         ),
     message:

@@ -283,6 +283,22 @@ class FineTuning(Settings):
     seeds: int = Field(3, ge=1, description="Runs a system, with seeds seed, seed + 1, ...")
 
 
+class Analyses(Settings):
+    """How far scores can be trusted, and how many orders are enough."""
+
+    convergence_items: int = Field(
+        24, ge=0, description="Items scored in all orders for the convergence and bias tables; 0 leaves them out."
+    )
+    convergence_source: str | None = Field(
+        None, description="The source whose explanations are shown there; null: the first that shows any."
+    )
+    temperature: float = Field(1.0, gt=0, description="Softmax temperature of the convergence table.")
+    generated_prompts: int = Field(
+        30, ge=0, description="Prompts a variant that are answered in full, to compare with the first token."
+    )
+    generated_tokens: int = Field(16, ge=1, description="Longest such answer in tokens.")
+
+
 class Statistics(Settings):
     """Uncertainty."""
 
@@ -334,6 +350,7 @@ class Config(Settings):
     main_systems: MainSystems = Field(MainSystems(), description="Variants that are fine-tuned on.")
     base_classifier: BaseClassifier = Field(BaseClassifier(), description="Base-classifier training.")
     finetuning: FineTuning = Field(FineTuning(), description="Soft-label fine-tuning.")
+    analyses: Analyses = Field(Analyses(), description="Orders, biases, first tokens.")
     statistics: Statistics = Field(Statistics(), description="Intervals.")
 
     # -- consistency between sections -------------------------------------------------------------------------
@@ -361,6 +378,9 @@ class Config(Settings):
                 raise ValueError(f"explanations.generator {generator!r} fits data.items.loader mjd-estimator only")
         for source in self.explanations.sources:
             _known(source, [*BASE_SOURCES, *(f"{name}-lg" for name in self.task.label_counts)], "explanations.sources")
+        if self.analyses.convergence_source is not None:
+            shown = [source for source in self.explanations.sources if source != "none"]
+            _known(self.analyses.convergence_source, shown, "analyses.convergence_source")
         _known(self.main_systems.transform, self.scoring.transforms, "main_systems.transform")
         if isinstance(self.scoring.transforms[self.main_systems.transform], FittedSoftmax):
             raise ValueError("main_systems.transform is fitted to HJDs, which soft labels must do without")
@@ -474,6 +494,47 @@ class Config(Settings):
             and system.selection in (main.selection, "all")
             and system.mode in (main.mode, "plain")
         ]
+
+    def scored_variants(self) -> list[System]:
+        """One system for each scores table, whatever its transform, in table order."""
+        first = next(iter(self.scoring.transforms))
+        return [system for system in self.mjd_systems() if system.transform == first]
+
+    def scores_path(self, system: System, base: str = "scores") -> str:
+        """The scores table of an MJD system: `{base}/{llm}/{source}-{selection}-{mode}.parquet`."""
+        variant = str(system.path).removesuffix(f"-{system.transform}.parquet")
+        return variant.replace(f"{self.results_dir}/mjd/", f"{self.results_dir}/{base}/", 1) + ".parquet"
+
+    def all_orders_systems(self) -> list[System]:
+        """One system a scorer: what is scored in all orders, for the convergence and bias tables."""
+        shown = [source for source in self.explanations.sources if source != "none"]
+        source = self.analyses.convergence_source or next(iter(shown), None)
+        if not self.analyses.convergence_items or source is None:
+            return []
+        found: dict[str | None, System] = {}
+        for system in self.main_mjd_systems():
+            if system.source == source:
+                found.setdefault(system.scorer, system)
+        return list(found.values())
+
+    def first_token_systems(self) -> dict[str, list[System]]:
+        """Per scorer the MJD systems whose prompts are also answered in full; empty where that is switched off."""
+        scorers = self.scoring.scorers if self.analyses.generated_prompts else []
+        return {scorer: [s for s in self.main_mjd_systems() if s.scorer == scorer] for scorer in scorers}
+
+    def explanations_path(self, system: System) -> str | None:
+        """The explanations that an MJD system's prompts show; None where they show none."""
+        if system.source == "none":
+            return None
+        if system.source == "human":
+            return f"{self.results_dir}/data/human_explanations.parquet"
+        directory = f"{self.results_dir}/explanations/{generator_slug(str(system.generator))}/selected"
+        return f"{directory}/{system.source}-{system.selection}.parquet"
+
+    def label_guided_source(self) -> str | None:
+        """The source guided by the labels of the human explanations (the paper's VariErr LG)."""
+        found = [f"{name}-lg" for name, e in self.task.label_counts.items() if e.guided_by == "explanations"]
+        return next((source for source in found if source in self.explanations.sources), None)
 
     def trained_systems(self) -> list[System]:
         """Systems with soft labels to fine-tune on, in table order."""

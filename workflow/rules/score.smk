@@ -27,6 +27,7 @@ rule score:
         text_fields=CONFIG.task.text_fields,
         prompts=CONFIG.prompts.model_dump(),
         orders=CONFIG.scoring.orders,
+        first_items=None,
         seed=CONFIG.seed,
         chunks=f"{RESULTS}/store/scores/{{llm}}/{{source}}-{{selection}}-{{mode}}",
     message:

@@ -17,7 +17,7 @@ with job(snakemake):
         orders=params.orders,
         seed=params.seed,
     )
-    items = train_items(read_parquet(snakemake.input.data_items))
+    items = train_items(read_parquet(snakemake.input.data_items))[: params.first_items]
     explanations = read_parquet(snakemake.input.explanations) if snakemake.input.get("explanations") else None
     engine = start_engine(snakemake)
     what = f"{wildcards.llm} {wildcards.source}-{wildcards.selection}-{wildcards.mode}"

@@ -1,0 +1,147 @@
+"""How many explanation orders are enough: the error of an MJD made from some of them against the MJD of all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from mjd import stats
+from mjd.config import Statistics, System
+from mjd.distributions import Floats, softmax
+from mjd.errors import DataError
+from mjd.labels import LabelSet
+from mjd.metrics import kl_divergence, total_variation_distance
+from mjd.prompts import explanation_orders
+
+# Random draws of orders for each number of them; their mean is reported.
+DRAWS = 100
+ONE_PROMPT = "one prompt"
+
+
+def schema() -> pa.Schema:
+    """Columns of convergence.parquet: per scorer and `orders` (one prompt, 1, 2, ..., cyclic, all).
+
+    `tvd_to_all` is the total variation distance from the MJD of all orders, mean over items and random draws, with a
+    bootstrap interval over items; `error_removed` the share of the error of one random prompt that is gone;
+    `kl_to_human` KL from the HJD in nats, null without HJDs.
+    """
+    texts = [pa.field(name, pa.string()) for name in ("scorer", "source", "mode", "orders")]
+    numbers = ("temperature", "tvd_to_all", "tvd_to_all_low", "tvd_to_all_high", "error_removed", "kl_to_human")
+    counts = [pa.field(name, pa.int64()) for name in ("n_prompts", "n_draws", "n")]
+    return pa.schema(
+        [*texts, *(pa.field(name, pa.float64()) for name in numbers), *counts, pa.field("data_set", pa.string())]
+    )
+
+
+@dataclass(frozen=True)
+class AllOrders:
+    """Distributions of every prompt of items with equally many explanations.
+
+    Attributes:
+        p: [n_items, n_explanation_orders, n_option_orders, K].
+        explanation_orders: the orders along axis 1.
+        human: HJDs [n_items, K], NaN where unknown.
+    """
+
+    p: Floats
+    explanation_orders: list[tuple[int, ...]]
+    human: Floats
+
+
+def arrange(scores: pd.DataFrame, items: pd.DataFrame, labels: LabelSet, temperature: float) -> AllOrders:
+    """Arrange scores of all orders (schema `scores`) by item, keeping items with the most common number of orders.
+
+    Raises:
+        DataError: items have no explanation orders to compare.
+    """
+    ordered = scores.sort_values(["uid", "explanation_order", "option_order"], kind="stable")
+    sizes = ordered.groupby("uid")["explanation_order"].nunique()
+    n_orders = int(sizes.mode().max())
+    if n_orders < 2:
+        raise DataError(
+            "The convergence analysis needs items with at least two explanations.",
+            "Choose another analyses.convergence_source, or set analyses.convergence_items to 0.",
+        )
+    kept = ordered[ordered["uid"].map(sizes) == n_orders]
+    uids = kept["uid"].unique()
+    p = softmax(kept[labels.columns("score")].to_numpy(np.float64), temperature)
+    orders = [tuple(map(int, order.split(","))) for order in kept["explanation_order"].unique()]
+    human = items.set_index("uid")[labels.columns("hjd")].reindex(uids).to_numpy(np.float64)
+    return AllOrders(p.reshape(len(uids), n_orders, -1, len(labels)), orders, human)
+
+
+def convergence_rows(found: AllOrders, settings: Statistics, seed: int) -> pd.DataFrame:
+    """Rows of `schema` without the columns that name the scorer: one prompt, 1, 2, ... explanation orders, all.
+
+    Every explanation order comes with all option orders, as `scoring.orders` has it.
+    """
+    n_items, n_orders, n_options, _ = found.p.shape
+    by_order = found.p.mean(axis=2)
+    whole = by_order.mean(axis=1)
+    counts = stats.resample_counts(n_items, settings.resamples, seed)
+    random = np.random.default_rng(seed)
+    rotations = [
+        found.explanation_orders.index(o) for o in explanation_orders(len(found.explanation_orders[0]), "cyclic", seed)
+    ]
+    flat = found.p.reshape(n_items, n_orders * n_options, -1)
+    single = np.stack([flat[np.arange(n_items), random.integers(flat.shape[1], size=n_items)] for _ in range(DRAWS)])
+    rows = [_row(ONE_PROMPT, single, whole, found.human, counts, settings.confidence) | {"n_prompts": 1}]
+    for size in _sizes(n_orders):
+        chosen = np.stack(
+            [random.permuted(np.tile(np.arange(n_orders), (n_items, 1)), axis=1)[:, :size] for _ in range(DRAWS)]
+        )
+        judged = np.stack([np.take_along_axis(by_order, draw[:, :, None], axis=1).mean(axis=1) for draw in chosen])
+        row = _row(str(size), judged, whole, found.human, counts, settings.confidence)
+        rows.append(row | {"n_prompts": size * n_options})
+    for name, judged in (("cyclic", by_order[:, rotations].mean(axis=1)), ("all", whole)):
+        row = _row(name, judged[None], whole, found.human, counts, settings.confidence)
+        rows.append(row | {"n_prompts": (len(rotations) if name == "cyclic" else n_orders) * n_options})
+    table = pd.DataFrame(rows)
+    return table.assign(error_removed=1 - table["tvd_to_all"] / table["tvd_to_all"].iloc[0], n=n_items)
+
+
+def convergence_table(
+    systems: Sequence[System],
+    scores: Sequence[pd.DataFrame],
+    items: pd.DataFrame,
+    labels: LabelSet,
+    temperature: float,
+    settings: Statistics,
+    seed: int,
+    data_set: str,
+) -> pd.DataFrame:
+    """The table of `schema` from scores of all orders, one system a scorer, in the order of `scores`."""
+    parts = []
+    for system, table in zip(systems, scores, strict=True):
+        rows = convergence_rows(arrange(table, items, labels, temperature), settings, seed)
+        parts.append(rows.assign(scorer=system.scorer, source=system.source, mode=system.mode))
+    whole = pd.concat(parts, ignore_index=True).assign(temperature=temperature, data_set=data_set)
+    return whole[list(schema().names)]
+
+
+def _sizes(n_orders: int) -> Sequence[int]:
+    """1, 2, 3, 4, 6, 8, 12, 16, 24, ... below `n_orders`."""
+    steps = {1} | {base * 2**power for base in (2, 3) for power in range(10)}
+    return sorted(step for step in steps if step < n_orders)
+
+
+def _row(
+    orders: str, judged: Floats, whole: Floats, human: Floats, counts: Floats, confidence: float
+) -> dict[str, float | str | int]:
+    """One row from MJDs [n_draws, n_items, K]."""
+    errors = np.mean([total_variation_distance(whole, draw) for draw in judged], axis=0)
+    low, high = stats.interval(stats.resampled_means(errors, counts), confidence)
+    known = ~np.isnan(human).any(axis=1)
+    to_human = [kl_divergence(human[known], draw[known]).mean() for draw in judged] if known.any() else [np.nan]
+    return {
+        "orders": orders,
+        "tvd_to_all": float(errors.mean()),
+        "tvd_to_all_low": float(low),
+        "tvd_to_all_high": float(high),
+        "kl_to_human": float(np.mean(to_human)),
+        "n_draws": len(judged),
+    }

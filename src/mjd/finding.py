@@ -1,0 +1,158 @@
+"""The paper's finding as a check: label-guided model explanations do what human ones do, label-free and none do not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from mjd import stats
+from mjd.comparison import Bootstrapped, bootstrap, stacked
+from mjd.config import Statistics, System
+from mjd.distributions import Floats
+from mjd.labels import LabelSet
+
+# Whether more of a metric is better (+1) or less (-1).
+BETTER = {"kl": -1, "dcor": 1}
+# Alike: the interval of the difference lies within this share of what human explanations gain over none.
+MARGIN = 0.5
+HOLDS, FAILS, OPEN = "holds", "does not hold", "undecided"
+
+
+def schema() -> pa.Schema:
+    """Columns of finding.parquet: one row a scorer, generator, claim and metric.
+
+    `gain` is the first system's advantage over the second (positive is better, whatever the metric), with its paired
+    bootstrap interval; `margin` is set for claims of likeness; `verdict` is holds, does not hold or undecided.
+    """
+    texts = [pa.field(name, pa.string()) for name in ("scorer", "generator", "claim", "metric", "verdict")]
+    numbers = [pa.field(name, pa.float64()) for name in ("gain", "gain_low", "gain_high", "margin")]
+    return pa.schema([*texts, *numbers, pa.field("n", pa.int64()), pa.field("data_set", pa.string())])
+
+
+@dataclass(frozen=True)
+class Case:
+    """The four systems of one scorer and generator that the finding compares."""
+
+    none: System
+    human: System
+    label_free: System
+    label_guided: System
+
+    @property
+    def generator(self) -> str:
+        return str(self.label_guided.generator)
+
+
+def cases(systems: Sequence[System], label_guided: str) -> list[Case]:
+    """Every scorer and generator among the main MJD systems that has all four sources.
+
+    Args:
+        systems: MJD systems, one a scorer, generator and source.
+        label_guided: the source guided by the labels of the human explanations, e.g. `varierr-lg`.
+    """
+    found = []
+    for guided in systems:
+        if guided.source != label_guided:
+            continue
+        of_scorer = [s for s in systems if s.scorer == guided.scorer]
+        parts = (
+            [s for s in of_scorer if s.source == "none"],
+            [s for s in of_scorer if s.source == "human"],
+            [s for s in of_scorer if s.source == "lf" and s.generator == guided.generator],
+        )
+        if all(parts):
+            none, human, label_free = (part[0] for part in parts)
+            found.append(Case(none, human, label_free, guided))
+    return found
+
+
+def verdict_better(low: float, high: float) -> str:
+    """Whether a gain with this interval is above 0."""
+    if low > 0:
+        return HOLDS
+    return FAILS if high < 0 else OPEN
+
+
+def verdict_alike(low: float, high: float, margin: float) -> str:
+    """Whether a difference with this interval lies within the margin; a margin of 0 or less decides nothing."""
+    if margin <= 0 or np.isnan([low, high]).any():
+        return OPEN
+    if -margin < low and high < margin:
+        return HOLDS
+    return FAILS if low > margin or high < -margin else OPEN
+
+
+def finding_table(
+    items: pd.DataFrame,
+    checked: Sequence[Case],
+    distributions: Mapping[str, pd.DataFrame],
+    labels: LabelSet,
+    settings: Statistics,
+    seed: int,
+    data_set: str,
+) -> pd.DataFrame:
+    """The table of `schema`; the last rows of a case (claim `finding`) sum it up.
+
+    The finding holds where all claims hold for KL and distance correlation, does not where one does not.
+
+    Args:
+        items: training items with `hjd_*`.
+        distributions: system slug -> frame uid, p_*.
+    """
+    systems = list({s.slug: s for c in checked for s in (c.none, c.human, c.label_free, c.label_guided)}.values())
+    if not systems:
+        return pd.DataFrame(columns=schema().names)
+    human, models = stacked(items, systems, distributions, labels)
+    found = bootstrap(human, models, stats.resample_counts(len(human), settings.resamples, seed))
+    place = {system.slug: index for index, system in enumerate(systems)}
+    rows = [row for case in checked for row in _case_rows(case, found, place, settings.confidence)]
+    return pd.DataFrame(rows).assign(n=len(human), data_set=data_set)[list(schema().names)]
+
+
+def _case_rows(
+    case: Case, found: Bootstrapped, place: Mapping[str, int], confidence: float
+) -> list[dict[str, float | str]]:
+    who = {"scorer": str(case.human.scorer), "generator": case.generator}
+    rows: list[dict[str, float | str]] = []
+    for metric, sign in BETTER.items():
+
+        def gain(better: System, than: System, metric: str = metric, sign: int = sign) -> tuple[float, Floats]:
+            a, b = place[better.slug], place[than.slug]
+            estimate, samples = found.estimate[metric], found.samples[metric]
+            return float(sign * (estimate[a] - estimate[b])), sign * (samples[:, a] - samples[:, b])
+
+        margin = MARGIN * gain(case.human, case.none)[0]
+        for claim, better, than in (
+            ("human explanations help", case.human, case.none),
+            ("label-guided model explanations help", case.label_guided, case.none),
+            ("label-guided model explanations are like human ones", case.label_guided, case.human),
+            ("label-free model explanations are behind human ones", case.human, case.label_free),
+        ):
+            estimate, samples = gain(better, than)
+            low, high = (float(end) for end in stats.interval(samples, confidence))
+            alike = claim.endswith("like human ones")
+            verdict = verdict_alike(low, high, margin) if alike else verdict_better(low, high)
+            numbers = {"gain": estimate, "gain_low": low, "gain_high": high, "margin": margin if alike else np.nan}
+            rows.append({**who, "claim": claim, "metric": metric, "verdict": verdict, **numbers})
+    verdicts = [row["verdict"] for row in rows]
+    whole = HOLDS if set(verdicts) == {HOLDS} else FAILS if FAILS in verdicts else OPEN
+    rows.append({**who, "claim": "finding", "metric": "kl and dcor", "verdict": whole})
+    return rows
+
+
+def lines(table: pd.DataFrame) -> list[str]:
+    """The table as sentences for a log."""
+    found = []
+    for row in table.to_dict("records"):
+        who = f"{row['scorer']} reading {row['generator']}"
+        if row["claim"] == "finding":
+            found.append(f"{who}: the paper's finding {row['verdict']} (n = {row['n']})")
+        else:
+            within = f", margin {row['margin']:.4f}" if pd.notna(row["margin"]) else ""
+            interval = f"{row['gain']:+.4f} [{row['gain_low']:+.4f}, {row['gain_high']:+.4f}]{within}"
+            found.append(f"{who}: {row['claim']}, {row['metric']}: {interval}: {row['verdict']}")
+    return found

@@ -1,0 +1,121 @@
+"""How far first-token scores can be trusted: the letters' probability mass, and the letter the model really answers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from scipy.stats import binomtest
+
+from mjd.config import Analyses, System
+from mjd.generation import ask
+from mjd.llm.base import Engine, Generate, Message
+from mjd.llm.store import Store
+from mjd.scoring import PromptSettings, item_prompts
+
+VARIANT = ("scorer", "generator", "source", "selection", "mode")
+
+
+def answers_schema() -> pa.Schema:
+    """Columns of analyses/first_token/{llm}.parquet: one row a sampled prompt.
+
+    `first_token_letter` is the letter of the highest first-token score, `letter` the first letter that stands alone in
+    the greedily generated `text`, null where there is none.
+    """
+    names = ("system", "uid", "explanation_order", "option_order", "text", "first_token_letter")
+    return pa.schema(
+        [pa.field(name, pa.string(), nullable=False) for name in names] + [pa.field("letter", pa.string())]
+    )
+
+
+def schema() -> pa.Schema:
+    """Columns of first_token.parquet: per scored variant the label mass, and how often the answer's letter differs.
+
+    `label_mass_*` are the mean and the 5 % quantile over all `n_prompts` of the probability of all label letters at
+    the first position. `share_no_letter` of the `n_generated` sampled prompts got an answer without a letter; among
+    the others, `share_different` have another letter than the first-token argmax, with a Clopper-Pearson interval.
+    """
+    texts = [pa.field(name, pa.string()) for name in ("system", *VARIANT)]
+    numbers = ("label_mass_mean", "label_mass_p05", "share_no_letter")
+    ends = ("share_different", "share_different_low", "share_different_high")
+    counts = [pa.field(name, pa.int64()) for name in ("n_prompts", "n_generated")]
+    floats = [pa.field(name, pa.float64()) for name in (*numbers, *ends)]
+    return pa.schema([*texts, *floats, *counts, pa.field("data_set", pa.string())])
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A scored variant: its prompts' settings, the explanations shown (None for none) and its scores."""
+
+    slug: str
+    settings: PromptSettings
+    explanations: pd.DataFrame | None
+    scores: pd.DataFrame
+
+
+def answer_letter(text: str, letters: Sequence[str]) -> str | None:
+    """The first option letter that stands alone in an answer (`B`, `(B)`, `B. neutral`); None if there is none.
+
+    A sentence-initial article "A" followed by a word counts as no letter.
+    """
+    for match in re.finditer(rf"(?<![A-Za-z'])([{''.join(letters)}])(?![A-Za-z'])", text):
+        if not (match[1] == "A" and re.match(r"\s+[a-z]", text[match.end() :])):
+            return match[1]
+    return None
+
+
+def sample_answers(
+    engine: Engine, items: pd.DataFrame, variants: Sequence[Variant], settings: Analyses, seed: int, store: Store
+) -> pd.DataFrame:
+    """Greedy answers (schema `answers_schema`) to `settings.generated_prompts` random prompts of each variant."""
+    rows: list[dict[str, str]] = []
+    requests: list[Generate] = []
+    for variant in variants:
+        labels = variant.settings.labels
+        prompts: dict[tuple[str, str, str], tuple[Message, ...]] = {
+            (uid, ",".join(map(str, p.explanation_order)), ",".join(p.option_order)): p.messages
+            for uid, of_item in item_prompts(items, variant.explanations, variant.settings)
+            for p in of_item
+        }
+        drawn = variant.scores.sample(min(settings.generated_prompts, len(variant.scores)), random_state=seed)
+        for score in drawn.to_dict("records"):
+            key = (str(score["uid"]), str(score["explanation_order"]), str(score["option_order"]))
+            best = max(labels.keys, key=lambda label: score[f"score_{label}"])
+            letter = labels.letters[key[2].split(",").index(best)]
+            names = ("uid", "explanation_order", "option_order")
+            rows.append({"system": variant.slug} | dict(zip(names, key, strict=True)) | {"first_token_letter": letter})
+            requests.append(Generate(prompts[key], settings.generated_tokens))
+    answers = ask(engine, requests, store, "answers to sampled prompts")
+    letters = variants[0].settings.labels.letters if variants else ()
+    found = [{"text": a["text"], "letter": answer_letter(a["text"], letters)} for a in answers]
+    columns = answers_schema().names
+    return pd.DataFrame([row | more for row, more in zip(rows, found, strict=True)], columns=columns)
+
+
+def first_token_table(
+    systems: Sequence[System],
+    scores: Sequence[pd.DataFrame],
+    answers: pd.DataFrame,
+    confidence: float,
+    data_set: str,
+) -> pd.DataFrame:
+    """The table of `schema`, one row a system; `answers` (schema `answers_schema`) of all of them."""
+    rows = []
+    for system, table in zip(systems, scores, strict=True):
+        asked = answers[answers["system"] == system.slug]
+        told = asked.dropna(subset=["letter"])
+        row = {"system": system.title} | {name: getattr(system, name) for name in VARIANT}
+        row |= {"label_mass_mean": table["label_mass"].mean(), "label_mass_p05": table["label_mass"].quantile(0.05)}
+        row |= {"share_no_letter": 1 - len(told) / len(asked) if len(asked) else np.nan}
+        row |= {"n_prompts": len(table), "n_generated": len(asked)}
+        if len(told):
+            different = int((told["letter"] != told["first_token_letter"]).sum())
+            ends = binomtest(different, len(told)).proportion_ci(confidence)
+            row |= {"share_different": different / len(told)}
+            row |= {"share_different_low": ends.low, "share_different_high": ends.high}
+        rows.append(row)
+    return pd.DataFrame(rows, columns=[*schema().names[:-1]]).assign(data_set=data_set)

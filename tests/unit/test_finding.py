@@ -1,0 +1,84 @@
+"""The paper's finding on made-up distributions where it holds, and where it does not."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mjd.config import Statistics, System, read_config
+from mjd.finding import cases, finding_table, lines, schema, verdict_alike, verdict_better
+from mjd.io import to_table
+
+LABELS = read_config("config/config.yaml").labels
+SETTINGS = Statistics(resamples=500)
+
+
+def systems() -> list[System]:
+    made = [("none", None), ("human", None), ("lf", "gen"), ("varierr-lg", "gen"), ("varierr-lg", "other")]
+    return [
+        System(f"{source}-{generator}", source, "mjd", scorer="llm", generator=generator, source=source)
+        for source, generator in made
+    ]
+
+
+def table(blend: dict[str, float]) -> pd.DataFrame:
+    """Systems that mix the HJDs with noise: `blend` is the share of the HJD by source."""
+    random = np.random.default_rng(1)
+    human = random.dirichlet([1, 1, 1], size=200)
+    uids = [f"i{k}" for k in range(200)]
+    items = pd.DataFrame(human, columns=LABELS.columns("hjd")).assign(uid=uids)
+    frames = {}
+    for system in systems():
+        share = blend[str(system.source)]
+        p = share * human + (1 - share) * random.dirichlet([1, 1, 1], size=200)
+        frames[system.slug] = pd.DataFrame(p, columns=LABELS.columns("p")).assign(uid=uids)
+    return finding_table(items, cases(systems(), "varierr-lg"), frames, LABELS, SETTINGS, 1, "made up")
+
+
+def test_only_generators_with_every_source_are_checked() -> None:
+    assert [case.generator for case in cases(systems(), "varierr-lg")] == ["gen"]
+
+
+def test_finding_holds_where_it_was_made() -> None:
+    found = table({"none": 0.1, "human": 0.9, "lf": 0.3, "varierr-lg": 0.9})
+    assert set(found["verdict"]) == {"holds"}
+    assert to_table(found, schema()).num_rows == 9
+    assert lines(found)[-1] == "llm reading gen: the paper's finding holds (n = 200)"
+
+
+def test_finding_fails_where_label_free_explanations_are_better() -> None:
+    found = table({"none": 0.1, "human": 0.5, "lf": 0.9, "varierr-lg": 0.5}).set_index(["claim", "metric"])
+    claim = "label-free model explanations are behind human ones"
+    assert found.loc[(claim, "kl"), "verdict"] == "does not hold"
+    assert found.loc[("finding", "kl and dcor"), "verdict"] == "does not hold"
+
+
+def test_gains_are_positive_for_the_better_system_in_every_metric() -> None:
+    found = table({"none": 0.1, "human": 0.9, "lf": 0.3, "varierr-lg": 0.9})
+    helps = found[found["claim"] == "human explanations help"]
+    assert (helps["gain_low"] > 0).all()
+    assert set(helps["metric"]) == {"kl", "dcor"}
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"), [(0.1, 0.2, "holds"), (-0.1, 0.1, "undecided"), (-0.2, -0.1, "does not hold")]
+)
+def test_better(low: float, high: float, verdict: str) -> None:
+    assert verdict_better(low, high) == verdict
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "margin", "verdict"),
+    [
+        (-0.1, 0.1, 0.2, "holds"),
+        (-0.3, 0.1, 0.2, "undecided"),
+        (0.3, 0.4, 0.2, "does not hold"),
+        (-0.1, 0.1, -0.2, "undecided"),
+    ],
+)
+def test_alike(low: float, high: float, margin: float, verdict: str) -> None:
+    assert verdict_alike(low, high, margin) == verdict
+
+
+def test_nothing_to_check_is_an_empty_table() -> None:
+    items = pd.DataFrame(columns=["uid", *LABELS.columns("hjd")])
+    assert to_table(finding_table(items, [], {}, LABELS, SETTINGS, 1, "made up"), schema()).num_rows == 0

@@ -1,0 +1,91 @@
+"""Letters read out of answers, sampled answers of a fake engine, and the table made from them."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from mjd.config import Analyses, System, read_config
+from mjd.first_token import Variant, answer_letter, answers_schema, first_token_table, sample_answers, schema
+from mjd.io import to_table
+from mjd.llm.fake import FakeEngine
+from mjd.llm.store import Store
+from mjd.scoring import PromptSettings, ScoreChunks, score_items
+
+CONFIG = read_config("config/config.yaml")
+LABELS = CONFIG.labels
+SYSTEM = System("s", "System", "mjd", scorer="llm", source="none", mode="plain")
+
+
+@pytest.mark.parametrize(
+    ("text", "letter"),
+    [
+        ("B", "B"),
+        ("(B)", "B"),
+        ("B. neutral", "B"),
+        ("The answer is C.", "C"),
+        ("**A**", "A"),
+        ("A", "A"),
+        ("A man may be tall, so: B", "B"),
+        ("entailment", None),
+        ("I can't say", None),
+        ("D", None),
+        ("", None),
+    ],
+)
+def test_letter_of_an_answer(text: str, letter: str | None) -> None:
+    assert answer_letter(text, LABELS.letters) == letter
+
+
+def variant(tmp_path: Path, engine: FakeEngine) -> tuple[pd.DataFrame, Variant]:
+    items = pd.DataFrame({"uid": ["i1", "i2"], "premise": "P", "hypothesis": ["H", "I"]})
+    settings = PromptSettings(CONFIG.prompts, LABELS, ("premise", "hypothesis"), "plain", "all", 1)
+    scores = score_items(engine, items, None, settings, ScoreChunks(tmp_path / "chunks"))
+    return items, Variant("s", settings, None, scores)
+
+
+def test_sampled_answers_name_the_letter_of_the_best_score(tmp_path: Path) -> None:
+    engine = FakeEngine(answer="B")
+    items, given = variant(tmp_path, engine)
+    with Store(tmp_path / "store.sqlite") as store:
+        found = sample_answers(engine, items, [given], Analyses(generated_prompts=5), 1, store)
+    assert to_table(found, answers_schema()).num_rows == 5
+    both = found.merge(given.scores, on=["uid", "explanation_order", "option_order"], validate="one_to_one")
+    for row in both.to_dict("records"):
+        shown = row["option_order"].split(",")
+        best = max(shown, key=lambda label: row[f"score_{label}"])
+        assert row["first_token_letter"] == "ABC"[shown.index(best)]
+    assert set(found["letter"]) == {"B"}
+
+
+def test_answers_are_asked_for_once(tmp_path: Path) -> None:
+    engine = FakeEngine(answer="B")
+    items, given = variant(tmp_path, engine)
+    with Store(tmp_path / "store.sqlite") as store:
+        first = sample_answers(engine, items, [given], Analyses(generated_prompts=5), 1, store)
+        asked = engine.asked
+        second = sample_answers(engine, items, [given], Analyses(generated_prompts=5), 1, store)
+    assert engine.asked == asked
+    pd.testing.assert_frame_equal(first, second)
+
+
+def test_table_counts_by_hand() -> None:
+    scores = pd.DataFrame({"label_mass": [0.5, 0.7]})
+    answers = pd.DataFrame(
+        {"system": "s", "first_token_letter": ["A", "B", "C", "A"], "letter": ["A", "B", "A", None], "text": ""}
+    )
+    table = first_token_table([SYSTEM], [scores], answers, 0.95, "made up")
+    row = table.iloc[0]
+    assert row["label_mass_mean"] == pytest.approx(0.6)
+    assert (row["n_prompts"], row["n_generated"]) == (2, 4)
+    assert row["share_no_letter"] == pytest.approx(1 / 4)
+    assert row["share_different"] == pytest.approx(1 / 3)
+    assert row["share_different_low"] < 1 / 3 < row["share_different_high"]
+    assert to_table(table, schema()).num_rows == 1
+
+
+def test_table_without_answers_keeps_the_label_mass() -> None:
+    answers = pd.DataFrame(columns=answers_schema().names)
+    table = first_token_table([SYSTEM], [pd.DataFrame({"label_mass": [0.5]})], answers, 0.95, "made up")
+    assert table["share_different"].isna().all()
+    assert to_table(table, schema()).num_rows == 1

@@ -1,0 +1,20 @@
+"""Adapter of rule bias."""
+
+from mjd import bias
+from mjd.config import Statistics, System
+from mjd.io import read_parquet, write_csv, write_parquet
+from mjd.job import job, labels_of, provenance
+from mjd.settings import check
+
+with job(snakemake):
+    params, labels = snakemake.params, labels_of(snakemake)
+    table = bias.bias_table(
+        [System(**system) for system in params.systems + params.all_orders],
+        [read_parquet(path) for path in [*snakemake.input.scores, *snakemake.input.all_orders]],
+        labels,
+        check(Statistics, params.statistics, "statistics"),
+        params.seed,
+        params.data_set,
+    )
+    write_parquet(table, snakemake.output.parquet, bias.schema(len(labels)), provenance(snakemake))
+    write_csv(table, snakemake.output.csv)

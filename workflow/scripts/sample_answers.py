@@ -1,0 +1,35 @@
+"""Adapter of rule sample_answers."""
+
+from mjd import first_token
+from mjd.config import Analyses, Prompts
+from mjd.io import read_parquet, write_parquet
+from mjd.job import job, labels_of, provenance, start_engine, train_items
+from mjd.llm.store import Store
+from mjd.scoring import PromptSettings
+from mjd.settings import check
+
+with job(snakemake), Store(snakemake.params.store) as store:
+    params = snakemake.params
+    prompts, labels = check(Prompts, params.prompts, "prompts"), labels_of(snakemake)
+    variants = [
+        first_token.Variant(
+            slug=variant["slug"],
+            settings=PromptSettings(
+                prompts, labels, tuple(params.text_fields), variant["mode"], params.orders, params.seed
+            ),
+            explanations=read_parquet(variant["explanations"]) if variant["explanations"] else None,
+            scores=read_parquet(variant["scores"]),
+        )
+        for variant in params.variants
+    ]
+    engine = start_engine(snakemake)
+    answers = first_token.sample_answers(
+        engine,
+        train_items(read_parquet(snakemake.input.data_items)),
+        variants,
+        check(Analyses, params.analyses, "analyses"),
+        params.seed,
+        store,
+    )
+    origin = provenance(snakemake, **engine.info.provenance())
+    write_parquet(answers, snakemake.output[0], first_token.answers_schema(), origin)
