@@ -41,6 +41,7 @@ wildcard_constraints:
 
 include: "workflow/rules/common.smk"
 include: "workflow/rules/data.smk"
+include: "workflow/rules/prompts.smk"
 include: "workflow/rules/explain.smk"
 include: "workflow/rules/select.smk"
 include: "workflow/rules/score.smk"

@@ -5,6 +5,11 @@ from mjd.config import source_ids
 REGISTRY = registry.sources()
 PUBLISHED = registry.published()
 
+# Prompt templates: a rule's params hold them, or name the file that rule upstream_prompts writes, an input then.
+FROM_UPSTREAM = isinstance(CONFIG.prompts, str)
+PROMPTS_FILE = f"{RESULTS}/prompts/{CONFIG.prompts}.json" if FROM_UPSTREAM else []
+PROMPTS = PROMPTS_FILE if FROM_UPSTREAM else CONFIG.prompts.model_dump()
+
 
 def source_directories(loader):
     """Downloaded directories that a loader reads."""

@@ -1,16 +1,17 @@
 """Adapter of rule sample_answers."""
 
 from mjd import first_token
-from mjd.config import Analyses, Prompts
+from mjd.config import Analyses
 from mjd.io import read_parquet, write_parquet
 from mjd.job import job, labels_of, provenance, start_engine, train_items
 from mjd.llm.store import Store
+from mjd.prompts import prompts_from
 from mjd.scoring import PromptSettings
 from mjd.settings import check
 
 with job(snakemake), Store(snakemake.params.store) as store:
     params = snakemake.params
-    prompts, labels = check(Prompts, params.prompts, "prompts"), labels_of(snakemake)
+    prompts, labels = prompts_from(params.prompts), labels_of(snakemake)
     variants = [
         first_token.Variant(
             slug=variant["slug"],

@@ -1,16 +1,15 @@
 """Adapter of rule score."""
 
 from mjd import schemas
-from mjd.config import Prompts
 from mjd.io import read_parquet, write_parquet
 from mjd.job import job, labels_of, provenance, start_engine, train_items
+from mjd.prompts import prompts_from
 from mjd.scoring import PromptSettings, ScoreChunks, score_items
-from mjd.settings import check
 
 with job(snakemake):
     params, wildcards = snakemake.params, snakemake.wildcards
     settings = PromptSettings(
-        prompts=check(Prompts, params.prompts, "prompts"),
+        prompts=prompts_from(params.prompts),
         labels=labels_of(snakemake),
         text_fields=tuple(params.text_fields),
         mode=wildcards.mode,
