@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
-import yaml
 
 from mjd.io import read_parquet
-from tests.workflow.conftest import ROOT
+from tests.workflow.made_up import make_checkout, run_checkout
 
-REPOSITORY, COMMIT = "someone/answers", "c" * 40
 CONFIG = {
     "extends": "config/nli.yaml",
     "data": {
@@ -32,7 +25,6 @@ CONFIG = {
     "explanations": {"generator": "published/third", "sources": ["lf", "varierr-lg", "mnli-lg"]},
     "scoring": {"scorer": "smollm2", "modes": ["explicit"], "transforms": {"softmax": {"kind": "softmax"}}},
 }
-SOURCE = {"title": "Made up", "license": "none", "citation": "none", "repository": REPOSITORY, "commit": COMMIT}
 THIRD = {
     "title": "Third",
     "source": "third-answers",
@@ -84,42 +76,14 @@ def upstream_files() -> dict[str, dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The project's files, unchanged but for the registry of sources and published sets, and a mirror beside it."""
+def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Results folder of a checkout whose registry has `third`, after its selections were made and compared."""
     folder = tmp_path_factory.mktemp("third")
-    shutil.copy(ROOT / "Snakefile", folder)
-    for name in ("src", "workflow", "config", "resources"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-    sources = {}
-    for name, files in upstream_files().items():
-        for path, text in files.items():
-            target = folder / "mirror" / REPOSITORY / COMMIT / path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(text, encoding="utf-8")
-        hashes = {path: hashlib.sha256(text.encode()).hexdigest() for path, text in files.items()}
-        sources[name] = SOURCE | {"files": hashes}
-    registry = folder / "resources/registry"
-    (registry / "sources.yaml").write_text(yaml.safe_dump(sources))
-    (registry / "published.yaml").write_text(yaml.safe_dump({"third": THIRD}))
-    (folder / "config/third.yaml").write_text(yaml.safe_dump(CONFIG))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def tables(checkout: Path) -> Path:
-    """Results folder after the agreement tables and the selections of `third` were made."""
-    wanted = ["tables/selection_agreement.csv", "explanations/published-third/selected/varierr-lg-first.parquet"]
-    command = [sys.executable, "-m", "snakemake", "--cores", "1", "--configfile", "config/third.yaml", "--"]
-    done = subprocess.run(
-        [*command, *(f"results/{target}" for target in wanted)],
-        cwd=checkout,
-        env=os.environ | {"MJD_MIRROR": str(checkout / "mirror")},
-        capture_output=True,
-        text=True,
-        check=False,
+    make_checkout(folder, upstream_files(), {"third": THIRD}, CONFIG)
+    run_checkout(
+        folder, "tables/selection_agreement.csv", "explanations/published-third/selected/varierr-lg-first.parquet"
     )
-    assert done.returncode == 0, done.stderr
-    return checkout / "results"
+    return folder / "results"
 
 
 def test_answers_of_a_third_llm_are_selected_from(tables: Path) -> None:

@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from mjd.config import Prompts, check_templates
 from mjd.data.public import nli_keys, read_json_lines, two_texts
@@ -72,23 +73,24 @@ def read_prompts(
 # -- the notebook: prompts that ask for a letter ----------------------------------------------------------------------
 
 
-def scoring_templates(notebook: Path, labels: LabelSet, texts: tuple[str, str]) -> dict[str, object]:
+def scoring_templates(notebook: Path, labels: LabelSet, texts: tuple[str, str]) -> dict[str, Any]:
     """Keyword arguments of `Prompts` that the notebook decides: all but `explain`."""
+    keys = nli_keys(labels, LOADER)
     code = parse_notebook(notebook)
     fields = {TEXT.format(place=place): field for place, field in enumerate(texts)}
     fields |= {OPTION.format(place=place): f"option_{letter}" for place, letter in enumerate(labels.letters)}
     fields |= {NUMBER: "number", EXPLANATION: "text", EXPLANATION_LABEL: "label"}
-    plain = _Writer(code, PLAIN, fields, notebook)
-    implicit, explicit = _Writer(code, IMPLICIT, fields, notebook), _Writer(code, EXPLICIT, fields, notebook)
-    if implicit.message() != explicit.message():
-        raise _unexpected(notebook, f"{IMPLICIT} and {EXPLICIT} to show explanations within the same prompt")
-    return {
+    plain, implicit, explicit = (_Writer(code, name, fields, notebook) for name in (PLAIN, IMPLICIT, EXPLICIT))
+    found = {
         "score": plain.message(),
-        "score_with_explanations": implicit.message(),
         "implicit": implicit.explanation(),
         "explicit": explicit.explanation(),
-        "label_names": _label_names(code, labels, notebook),
+        "score_with_explanations": implicit.message(),
+        "label_names": _label_names(code, keys, notebook),
     }
+    if explicit.message() != implicit.message():
+        raise _unexpected(notebook, f"{IMPLICIT} and {EXPLICIT} to show explanations within the same prompt")
+    return found
 
 
 def parse_notebook(path: Path) -> ast.Module:
@@ -194,14 +196,13 @@ def _escaped(text: str) -> str:
     return text.replace("{", "{{").replace("}", "}}")
 
 
-def _label_names(code: ast.Module, labels: LabelSet, path: Path) -> dict[str, str]:
-    """How the notebook spells labels, by our label keys."""
-    keys = nli_keys(labels, LOADER)
+def _label_names(code: ast.Module, keys: Mapping[str, str], path: Path) -> dict[str, str]:
+    """How the notebook spells labels, by our label keys (`keys`: the notebook's code -> ours)."""
     for node in code.body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == LABEL_WORDS:
             try:
                 words: dict[str, str] = ast.literal_eval(node.value)
-                return {keys[code]: str(word) for code, word in words.items()}
+                return {keys[letter]: str(word) for letter, word in words.items()}
             except (ValueError, KeyError, AttributeError):
                 break
     raise _unexpected(path, f"a dictionary {LABEL_WORDS} from e, n and c to the words for the labels")
