@@ -23,16 +23,16 @@ def schema(n_labels: int) -> pa.Schema:
     """Columns of bias.parquet: per scored variant the total variance of the scores and its shares, with intervals.
 
     Scores are centred over the labels of each prompt (only their differences matter). Shares sum to 1: `item`;
-    `option_order`, the same for all items; `item_option_order`, beyond that; `explanation_order` within the item
-    (null where only one was scored); `residual`, explanation order by option order. `p_option_1` is the mean
-    probability (softmax of the scores) of the option shown first, and so on: 1 / K without a bias for places.
+    `option_order`, the same for all items; `item_option_order`, beyond that; `explanation_order` within the item;
+    `residual`, explanation order by option order (both null where `n_explanation_orders` is 1). `p_option_1` is the
+    mean probability (softmax of the scores) of the option shown first, and so on: 1 / K without a bias for places.
     """
     fields = [pa.field(name, pa.string()) for name in ("system", *VARIANT)]
     fields.append(pa.field("total_variance", pa.float64()))
     for name in SHARES:
         fields += [pa.field(column, pa.float64()) for column in (name, f"{name}_low", f"{name}_high")]
     fields += [pa.field(f"p_option_{place + 1}", pa.float64()) for place in range(n_labels)]
-    counts = [pa.field(name, pa.int64()) for name in ("n", "n_prompts")]
+    counts = [pa.field(name, pa.int64()) for name in ("n", "n_prompts", "n_explanation_orders")]
     return pa.schema([*fields, *counts, pa.field("data_set", pa.string())])
 
 
@@ -147,6 +147,7 @@ def bias_table(
         )
         row = {"system": system.title} | {name: getattr(system, name) for name in VARIANT}
         row |= {"total_variance": float(total[0]), "n": n_items, "n_prompts": len(table)}
+        row |= {"n_explanation_orders": found.n_explanation_orders}
         for place, name in enumerate(SHARES):
             measured = found.n_explanation_orders > 1 or name not in ("explanation_order", "residual")
             values = (share[0, place], low[place], high[place]) if measured else (np.nan, np.nan, np.nan)

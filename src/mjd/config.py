@@ -158,6 +158,11 @@ class Encoder(Settings):
     title: str = Field(description="Name in tables, e.g. BERT.")
     model: str = Field(description="Model id: an entry of `models` or of resources/registry/models.yaml.")
     max_length: int = Field(128, ge=8, description="Longest input in tokens; longer pairs are truncated.")
+    parallel_runs: int | None = Field(
+        None,
+        ge=1,
+        description="Fine-tuning runs at a time, each a process; null: one a thread on a CPU, one at a time on a GPU.",
+    )
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto: the best device present.")
     resources: Resources = Field(Resources(), description="What its jobs ask for.")
 

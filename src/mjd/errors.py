@@ -16,6 +16,10 @@ class MjdError(Exception):
         self.problem = problem
         self.cure = cure
 
+    def __reduce__(self) -> tuple[type[MjdError], tuple[str, str]]:
+        """Errors cross process boundaries whole."""
+        return type(self), (self.problem, self.cure)
+
 
 class ConfigError(MjdError):
     """The configuration is invalid."""

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import loky
 import numpy as np
 import pandas as pd
 import torch
@@ -55,16 +57,6 @@ def soft_cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Ten
     return -(targets * logits.log_softmax(dim=-1)).sum(dim=-1).mean()
 
 
-def shuffled_batches(n_items: int, batch_size: int, epochs: int, seed: int) -> list[Ints]:
-    """Batches of item positions for all epochs, each epoch in its own random order; the last of an epoch may be short.
-
-    They depend on the arguments alone, so that runs with one seed see the same batches.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    orders = (torch.randperm(n_items, generator=generator).numpy() for _ in range(epochs))
-    return [batch for order in orders for batch in _split(order, batch_size)]
-
-
 def bucketed_batches(lengths: Ints, batch_size: int, epochs: int, seed: int) -> list[Ints]:
     """Batches of items of similar length for all epochs, so that little is padded.
 
@@ -86,6 +78,14 @@ def bucketed_batches(lengths: Ints, batch_size: int, epochs: int, seed: int) -> 
         epoch = [batch for bucket in buckets for batch in _split(bucket, batch_size)]
         batches += [epoch[index] for index in torch.randperm(len(epoch), generator=generator).tolist()]
     return batches
+
+
+def finetuning_batches(lengths: Ints, settings: FineTuning, seed: int) -> list[Ints]:
+    """Batches of a fine-tuning run; they depend on lengths, batch size, epochs and seed alone.
+
+    So runs of one seed see the same batches, whatever their targets are.
+    """
+    return bucketed_batches(lengths, settings.batch_size, settings.epochs, seed)
 
 
 def train_steps(
@@ -189,71 +189,128 @@ def train_base(
 
 
 @dataclass(frozen=True)
+class FineTuningJob:
+    """What all fine-tuning runs of one encoder share.
+
+    Attributes:
+        base_dir: model directory of the base classifier; its `id2label` is checked.
+        items: schema `items`; rows of split train (text) and dev (text and `hjd_*`) are used.
+        labels, text_fields, max_length, device: as in `train_base`.
+        settings: epochs, learning rate, batch size, evaluation interval (its `seeds` count is not used here).
+    """
+
+    base_dir: str | Path
+    items: pd.DataFrame
+    labels: LabelSet
+    text_fields: Sequence[str]
+    max_length: int
+    device: torch.device
+    settings: FineTuning
+
+
+@dataclass(frozen=True)
+class FineTuningRun:
+    """One run: a system's slug, its distributions (`uid`, `p_*`), a seed, and the model directory to write."""
+
+    slug: str
+    target: pd.DataFrame
+    seed: int
+    output_dir: str | Path
+
+
+def finetune_systems(job: FineTuningJob, runs: Sequence[FineTuningRun], processes: int = 1) -> pd.DataFrame:
+    """Fine-tune the base classifier on each run's soft labels.
+
+    Every run starts from the same base weights; runs of one seed see the same batches in the same order. The dev set
+    is scored every `settings.evaluate_every` steps and after the last; the step with the best macro-F1 against the
+    majority label of the dev HJD is kept (ties: lower dev loss, then earlier) and saved. Test items are not used.
+
+    Many small runs keep several processes with one thread each busier than one process with several threads, and their
+    numbers do not depend on how many there are.
+
+    Args:
+        processes: runs at a time; 1 trains in this process, with its threads.
+
+    Returns:
+        Schema `training_history`, runs in the order given: `train_loss` is the mean over the steps since the last
+        evaluation, `dev_loss` the mean soft cross-entropy on dev, both in nats.
+
+    Raises:
+        DataError: no train or dev items, or a train item lacks a target or a dev item its HJD.
+        ModelError: the base classifier cannot be used, or a loss is not finite.
+    """
+    train = _split_items(job.items, "train")
+    for run in runs:
+        aligned(train["uid"], run.target, job.labels, f"System {run.slug}")
+    history: list[pd.DataFrame] = []
+    with Progress("fine-tuning", len(runs), "runs") as progress:
+        for run, course in zip(runs, _courses(job, runs, processes), strict=True):
+            history.append(course.assign(system=run.slug, seed=run.seed))
+            log.info("%s, seed %d: best %s", run.slug, run.seed, course[course["is_best"]].iloc[0, :4].to_dict())
+            progress.done()
+    columns = schemas.columns(schemas.training_history())
+    return pd.concat(history, ignore_index=True)[columns] if history else pd.DataFrame(columns=columns)
+
+
+def _courses(job: FineTuningJob, runs: Sequence[FineTuningRun], processes: int) -> Iterator[pd.DataFrame]:
+    """The course of every run, in order, as they end."""
+    if processes == 1 or len(runs) < 2:
+        tuner = _Tuner(job)
+        yield from map(tuner.run, runs)
+        return
+    # loky's workers are fresh processes (no fork of torch's threads) that leave the main script alone.
+    with loky.ProcessPoolExecutor(min(processes, len(runs)), initializer=_start_worker, initargs=(job,)) as pool:
+        yield from pool.map(_run_in_worker, runs)
+
+
+# What a worker process was started for, and its tuner once the first run has asked for it.
+_worker: dict[str, Any] = {}
+
+
+def _start_worker(job: FineTuningJob) -> None:
+    torch.set_num_threads(1)
+    _worker.update(job=job)
+
+
+def _run_in_worker(run: FineTuningRun) -> pd.DataFrame:
+    if "tuner" not in _worker:  # here and not at the start: an error reaches the parent as it is
+        _worker["tuner"] = _Tuner(_worker["job"])
+    course: pd.DataFrame = _worker["tuner"].run(run)
+    return course
+
+
+class _Tuner:
+    """Model, tokens and dev set in memory, for any number of runs one after the other."""
+
+    def __init__(self, job: FineTuningJob) -> None:
+        self.job = job
+        self.train, dev = _split_items(job.items, "train"), _split_items(job.items, "dev")
+        hjd = aligned(dev["uid"], from_counts(dev, "hjd", job.labels), job.labels, "HJD of the dev items")
+        self.model, self.tokenizer = load_encoder(
+            job.base_dir, job.labels, pretrained_head=True, seed=0, device=job.device
+        )
+        self.base = _copy_weights(self.model)
+        self.encoded = encode(self.tokenizer, self.train, job.text_fields, job.max_length)
+        self.dev = _DevSet(encode(self.tokenizer, dev, job.text_fields, job.max_length), hjd, majority(hjd))
+
+    def run(self, run: FineTuningRun) -> pd.DataFrame:
+        """Train from the base weights and save the best step; returns step, train_loss, dev scores and is_best."""
+        targets = aligned(self.train["uid"], run.target, self.job.labels, f"System {run.slug}")
+        batches = finetuning_batches(self.encoded.lengths, self.job.settings, run.seed)
+        self.model.load_state_dict(self.base)
+        with _seeded(run.seed, self.job.device):
+            course = _finetune(self.model, self.encoded, targets, batches, self.dev, self.job.settings)
+        save_classifier(self.model, self.tokenizer, run.output_dir)
+        return course
+
+
+@dataclass(frozen=True)
 class _DevSet:
     """Dev items: tokens, HJD [n_items, K], and the positions of their majority labels [n_items]."""
 
     encoded: EncodedTexts
     hjd: Floats
     gold: Ints
-
-
-def finetune_systems(
-    base_dir: str | Path,
-    items: pd.DataFrame,
-    targets: Mapping[str, pd.DataFrame],
-    output_dirs: Mapping[tuple[str, int], str | Path],
-    *,
-    labels: LabelSet,
-    text_fields: Sequence[str],
-    max_length: int,
-    device: torch.device,
-    settings: FineTuning,
-    seeds: Sequence[int],
-) -> pd.DataFrame:
-    """Fine-tune the base classifier on each system's soft labels, once a seed, in one process.
-
-    Every run starts from the same base weights; runs of one seed see the same batches in the same order. The dev set
-    is scored every `settings.evaluate_every` steps and after the last; the step with the best macro-F1 against the
-    majority label of the dev HJD is kept (ties: lower dev loss, then earlier) and saved. Test items are not used.
-
-    Args:
-        base_dir: model directory of the base classifier; its `id2label` is checked.
-        items: schema `items`; rows of split train (text) and dev (text and `hjd_*`) are used.
-        targets: per system slug its distributions (`uid`, `p_*`), joined to the train items on uid.
-        output_dirs: per (slug, seed) the model directory to write.
-        labels, text_fields, max_length, device: as in `train_base`.
-        settings: epochs, learning rate, batch size, evaluation interval (its `seeds` count is not used here).
-        seeds: the seeds of the runs.
-
-    Returns:
-        Schema `training_history`: `train_loss` is the mean over the steps since the last evaluation, `dev_loss` the
-        mean soft cross-entropy on dev, both in nats.
-
-    Raises:
-        DataError: no train or dev items, or a train item lacks a target or a dev item its HJD.
-        ModelError: the base classifier cannot be used, or a loss is not finite.
-    """
-    train, dev = _split_items(items, "train"), _split_items(items, "dev")
-    train_targets = {slug: aligned(train["uid"], frame, labels, f"System {slug}") for slug, frame in targets.items()}
-    hjd = aligned(dev["uid"], from_counts(dev, "hjd", labels), labels, "HJD of the dev items")
-    model, tokenizer = load_encoder(base_dir, labels, pretrained_head=True, seed=0, device=device)
-    base = _copy_weights(model)
-    encoded = encode(tokenizer, train, text_fields, max_length)
-    dev_set = _DevSet(encode(tokenizer, dev, text_fields, max_length), hjd, majority(hjd))
-    n_steps = len(shuffled_batches(len(train), settings.batch_size, settings.epochs, seed=0))
-    history: list[pd.DataFrame] = []
-    with Progress("fine-tuning", len(train_targets) * len(seeds) * n_steps, "steps") as progress:
-        for seed in seeds:
-            batches = shuffled_batches(len(train), settings.batch_size, settings.epochs, seed)
-            for slug, target in train_targets.items():
-                model.load_state_dict(base)
-                with _seeded(seed, device):
-                    course = _finetune(model, encoded, target, batches, dev_set, settings, progress)
-                save_classifier(model, tokenizer, output_dirs[slug, seed])
-                history.append(course.assign(system=slug, seed=seed))
-                log.info("%s, seed %d: best %s", slug, seed, course[course["is_best"]].iloc[0, :4].to_dict())
-    columns = schemas.columns(schemas.training_history())
-    return pd.concat(history, ignore_index=True)[columns] if history else pd.DataFrame(columns=columns)
 
 
 def _finetune(
@@ -263,7 +320,6 @@ def _finetune(
     batches: Sequence[Ints],
     dev: _DevSet,
     settings: FineTuning,
-    progress: Progress,
 ) -> pd.DataFrame:
     """One run; leaves the best step's weights in `model`. Returns step, train_loss, dev scores and is_best."""
     rows: list[dict[str, float]] = []
@@ -273,7 +329,6 @@ def _finetune(
     steps = train_steps(model, encoded, targets, batches, learning_rate=settings.learning_rate)
     for step, loss in enumerate(steps, start=1):
         losses.append(loss)
-        progress.done()
         if step % settings.evaluate_every and step != len(batches):
             continue
         p = predict(model, dev.encoded)

@@ -18,6 +18,7 @@ from mjd.settings import check
 
 if TYPE_CHECKING:
     import pandas as pd
+    import torch
 
     from mjd.llm.base import Engine
 
@@ -79,3 +80,9 @@ def encoder_settings(snakemake: Any) -> dict[str, Any]:
     set_threads(snakemake.threads)
     settings = check(Encoder, snakemake.params.encoder["settings"], f"encoders.{snakemake.wildcards.encoder}")
     return {"max_length": settings.max_length, "device": resolve_device(settings.device)}
+
+
+def parallel_runs(snakemake: Any, device: torch.device) -> int:
+    """Fine-tuning runs at a time: the encoder's setting, else one a thread on a CPU and one on a GPU."""
+    chosen: int | None = snakemake.params.encoder["settings"]["parallel_runs"]
+    return chosen or (int(snakemake.threads) if device.type == "cpu" else 1)

@@ -72,9 +72,9 @@ def plot_convergence(table: pd.DataFrame, titles: dict[str, str], paths: list[Pa
             )
             for row in line.itertuples():
                 text = "1 prompt" if row.orders == ONE_PROMPT else str(row.orders)
-                axes.annotate(text, (row.n_prompts, row.tvd_to_all), (4, 6), textcoords="offset points", fontsize=8)
+                axes.annotate(text, (row.n_prompts, row.tvd_to_all), (5, 5), textcoords="offset points", fontsize=8)
         axes.set_xscale("log")
-        axes.set_ylim(bottom=0)
+        axes.set_yscale("log")
         axes.set_xlabel("prompts scored an item (labels: explanation orders, each with all option orders)")
         axes.set_ylabel("total variation distance to the MJD of all orders")
         axes.legend(frameon=False, fontsize=9)

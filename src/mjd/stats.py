@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import numpy.typing as npt
 from numpy.typing import NDArray
@@ -19,10 +21,18 @@ def resample_counts(n_items: int, resamples: int, seed: int) -> Floats:
 
 
 def interval(samples: npt.ArrayLike, confidence: float) -> tuple[Floats, Floats]:
-    """Percentile interval of bootstrap samples [resamples, ...]: lower and upper ends [...]."""
+    """Percentile interval of bootstrap samples [resamples, ...]: lower and upper ends [...].
+
+    Resamples in which the statistic is undefined (NaN) are left out; NaN where it is undefined in all.
+    """
+    values = np.asarray(samples, np.float64)
     tail = (1 - confidence) / 2
-    low, high = np.quantile(np.asarray(samples, np.float64), [tail, 1 - tail], axis=0)
-    return low, high
+    undefined = np.isnan(values)
+    quantile = np.nanquantile if undefined.any() else np.quantile
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "All-NaN slice")
+        low, high = quantile(values, [tail, 1 - tail], axis=0)
+    return np.asarray(low), np.asarray(high)
 
 
 def resampled_means(values: Floats, counts: Floats) -> Floats:
@@ -34,12 +44,13 @@ def two_sided_p(differences: npt.ArrayLike) -> Floats:
     """Bootstrap p-values of the hypothesis that a difference is 0: [resamples, ...] to [...].
 
     Twice the share of resamples on the rarer side of 0, with one added to count and total so that no p is 0 (Davison
-    and Hinkley 1997, section 4.2); at most 1. NaN where a resample has no difference.
+    and Hinkley 1997, section 4.2); at most 1. Undefined differences (NaN) are left out; NaN where all are.
     """
     samples = np.asarray(differences, np.float64)
     below, above = (samples <= 0).sum(axis=0), (samples >= 0).sum(axis=0)
-    p = np.minimum(1.0, 2 * (np.minimum(below, above) + 1) / (len(samples) + 1))
-    return np.where(np.isnan(samples).any(axis=0), np.nan, p)
+    known = (~np.isnan(samples)).sum(axis=0)
+    p = np.minimum(1.0, 2 * (np.minimum(below, above) + 1) / (known + 1))
+    return np.where(known > 0, p, np.nan)
 
 
 def holm(p: npt.ArrayLike) -> Floats:

@@ -62,29 +62,31 @@ def cross_fitted_judgments(
 ) -> CrossFitted:
     """MJDs whose temperature was fitted on the items of the other folds.
 
-    Items are dealt into folds at random (`seed`). An item without an HJD takes part in no fit.
+    Items are dealt into folds at random (`seed`); fewer items than folds make a fold each. An item without an HJD
+    takes part in no fit.
 
     Args:
         scores: schema `scores`.
         items: uid and `hjd_*`.
 
     Raises:
-        DataError: there are fewer items with an HJD than folds, or a score is not finite.
+        DataError: fewer than two items have an HJD, or a score is not finite.
     """
     uids, item_of, values = score_matrix(scores, labels)
     human = items.set_index("uid")[labels.columns("hjd")].reindex(uids).to_numpy(np.float64)
     known = ~np.isnan(human).any(axis=1)
-    if known.sum() < how.folds:
+    folds = min(how.folds, int(known.sum()))
+    if folds < 2:
         raise DataError(
-            f"A temperature is to be fitted in {how.folds} folds, but only {known.sum()} items have an HJD.",
-            "Remove the softmax-cv transform, lower its folds, or give more items with an HJD.",
+            f"A temperature is fitted on the HJDs of other items, but only {known.sum()} item(s) have one.",
+            "Remove the softmax-cv transform, or give more items with an HJD.",
         )
     random = np.random.default_rng(seed)
-    fold = random.integers(how.folds, size=len(uids))
-    fold[known] = random.permutation(int(known.sum())) % how.folds
+    fold = random.integers(folds, size=len(uids))
+    fold[known] = random.permutation(int(known.sum())) % folds
     p = np.empty((len(uids), len(labels)))
     temperatures = []
-    for number in range(how.folds):
+    for number in range(folds):
         fitted_on = known & (fold != number)
         rows = fitted_on[item_of]
         position = np.cumsum(fitted_on) - 1

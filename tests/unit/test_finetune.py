@@ -19,9 +19,11 @@ from mjd.config import BaseClassifier, FineTuning
 from mjd.distributions import from_counts
 from mjd.errors import DataError, ModelError
 from mjd.finetune import (
+    FineTuningJob,
+    FineTuningRun,
     bucketed_batches,
     finetune_systems,
-    shuffled_batches,
+    finetuning_batches,
     soft_cross_entropy,
     train_base,
     train_steps,
@@ -71,35 +73,30 @@ def padded_tokens(batches: list[np.ndarray]) -> int:
     return sum(len(batch) * int(LENGTHS[batch].max()) for batch in batches)
 
 
-def test_shuffled_batches_hold_every_item_once_an_epoch() -> None:
-    assert positions(shuffled_batches(10, 4, 2, seed=1)) == sorted([*range(10), *range(10)])
+def test_bucketed_batches_hold_every_item_once_an_epoch() -> None:
+    batches = bucketed_batches(LENGTHS, 4, 2, seed=1)
+    assert positions(batches[:20]) == positions(batches[20:]) == list(range(80))
 
 
 def test_the_last_batch_of_an_epoch_may_be_short() -> None:
-    assert [len(batch) for batch in shuffled_batches(10, 4, 2, seed=1)] == [4, 4, 2, 4, 4, 2]
+    assert sorted(len(batch) for batch in bucketed_batches(LENGTHS[:10], 4, 1, seed=1)) == [2, 4, 4]
 
 
 def test_epochs_differ_in_order() -> None:
-    first, second = shuffled_batches(10, 10, 2, seed=1)
-    assert first.tolist() != second.tolist()
+    first, second = bucketed_batches(LENGTHS[:10], 10, 2, seed=1)
+    assert sorted(first.tolist()) == sorted(second.tolist()) == list(range(10))
+    epochs = bucketed_batches(LENGTHS, 4, 2, seed=1)
+    assert [batch.tolist() for batch in epochs[:20]] != [batch.tolist() for batch in epochs[20:]]
 
 
-def test_batches_of_one_seed_are_the_same() -> None:
-    first, second = (shuffled_batches(10, 10, 1, seed=3)[0].tolist() for _ in range(2))
-    assert first == second
-
-
-def test_batches_of_two_seeds_differ() -> None:
-    first, second = (shuffled_batches(10, 10, 1, seed=seed)[0].tolist() for seed in (3, 4))
-    assert first != second
-
-
-def test_bucketed_batches_hold_every_item_once_an_epoch() -> None:
-    assert positions(bucketed_batches(LENGTHS, 4, 2, seed=1)) == sorted([*range(80), *range(80)])
+def test_batches_depend_on_the_seed_alone() -> None:
+    runs = [[b.tolist() for b in finetuning_batches(LENGTHS, FineTuning(epochs=1), seed)] for seed in (3, 3, 4)]
+    assert runs[0] == runs[1] != runs[2]
 
 
 def test_bucketed_batches_pad_less() -> None:
-    assert padded_tokens(bucketed_batches(LENGTHS, 4, 1, 1)) < 0.75 * padded_tokens(shuffled_batches(80, 4, 1, 1))
+    listed = list(np.arange(80).reshape(-1, 4))
+    assert padded_tokens(bucketed_batches(LENGTHS, 4, 1, 1)) < 0.75 * padded_tokens(listed)
 
 
 def test_bucketed_batches_do_not_run_from_long_to_short() -> None:
@@ -119,7 +116,7 @@ def classifier(tiny_bert: Path, nli_labels: LabelSet) -> PreTrainedModel:
 def steps(classifier: PreTrainedModel, tiny_bert: Path, toy_pairs: pd.DataFrame) -> Callable[..., Iterator[float]]:
     """Four steps of all toy pairs on `classifier`, towards certain entailment."""
     encoded = encode(AutoTokenizer.from_pretrained(tiny_bert), toy_pairs, FIELDS, 64)
-    batches = shuffled_batches(24, 24, 4, seed=1)
+    batches = bucketed_batches(np.ones(24, dtype=np.int64), 24, 4, seed=1)
     return functools.partial(train_steps, classifier, encoded, np.eye(3)[[0] * 24], batches)
 
 
@@ -271,22 +268,18 @@ def train(base: Path, nli_labels: LabelSet, toy_items: pd.DataFrame, tmp_path: P
         targets: dict[str, pd.DataFrame] | None = None,
         items: pd.DataFrame = toy_items,
         seeds: tuple[int, ...] = (1,),
+        processes: int = 1,
         **settings: float,
     ) -> pd.DataFrame:
         targets = targets or {"hjd": from_counts(items, "hjd", nli_labels)}
         defaults = {"epochs": 5, "learning_rate": 2e-3, "batch_size": 4, "evaluate_every": 4}
-        return finetune_systems(
-            base,
-            items,
-            targets,
-            {(slug, seed): tmp_path / f"{slug}-{seed}" for slug in targets for seed in seeds},
-            labels=nli_labels,
-            text_fields=FIELDS,
-            max_length=64,
-            device=CPU,
-            settings=FineTuning.model_validate(defaults | settings),
-            seeds=seeds,
-        )
+        job = FineTuningJob(base, items, nli_labels, FIELDS, 64, CPU, FineTuning.model_validate(defaults | settings))
+        runs = [
+            FineTuningRun(slug, target, seed, tmp_path / f"{slug}-{seed}")
+            for seed in seeds
+            for slug, target in targets.items()
+        ]
+        return finetune_systems(job, runs, processes)
 
     return run
 
@@ -399,6 +392,20 @@ def test_missing_target_names_item_and_system(train: Train, toy_items: pd.DataFr
         train({"varierr": hjd[hjd["uid"] != "train-3"]})
 
 
+def test_worker_processes_give_the_same_courses_in_order(
+    train: Train, toy_items: pd.DataFrame, nli_labels: LabelSet
+) -> None:
+    hjd = from_counts(toy_items, "hjd", nli_labels)
+    targets = {"hjd": hjd, "uniform": hjd.assign(p_e=1 / 3, p_n=1 / 3, p_c=1 / 3)}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        alone = train(targets, seeds=(1, 2))
+    finally:
+        torch.set_num_threads(threads)
+    pd.testing.assert_frame_equal(train(targets, seeds=(1, 2), processes=2), alone, check_exact=True)
+
+
 def test_missing_dev_hjd_is_refused(train: Train, toy_items: pd.DataFrame) -> None:
     with pytest.raises(DataError, match="HJD of the dev items: item dev-12"):
         train(items=set_hjd(toy_items, "dev", np.nan))
@@ -415,20 +422,15 @@ def test_missing_split_is_named(train: Train, toy_items: pd.DataFrame, split: st
         train(items=toy_items[toy_items["split"] != split])
 
 
+@pytest.mark.parametrize("n_runs", [1, 2])
 def test_base_with_another_label_order_is_refused(
-    base: Path, nli_labels: LabelSet, toy_items: pd.DataFrame, tmp_path: Path
+    base: Path, nli_labels: LabelSet, toy_items: pd.DataFrame, tmp_path: Path, n_runs: int
 ) -> None:
+    """In this process (one run) and in worker processes (two)."""
     other = LabelSet(nli_labels.labels[::-1])
     with pytest.raises(ModelError, match="label order differs"):
         finetune_systems(
-            base,
-            toy_items,
-            {"hjd": from_counts(toy_items, "hjd", other)},
-            {("hjd", 1): tmp_path / "never"},
-            labels=other,
-            text_fields=FIELDS,
-            max_length=64,
-            device=CPU,
-            settings=FineTuning.model_validate({}),
-            seeds=[1],
+            FineTuningJob(base, toy_items, other, FIELDS, 64, CPU, FineTuning()),
+            [FineTuningRun("hjd", from_counts(toy_items, "hjd", other), 1, tmp_path / "never")] * n_runs,
+            processes=n_runs,
         )

@@ -49,7 +49,13 @@ def test_two_sided_p_by_hand() -> None:
     assert stats.two_sided_p([1.0] * 9) == pytest.approx(2 * 1 / 10)
     assert stats.two_sided_p([-1.0, 1.0, 1.0, 1.0]) == pytest.approx(2 * 2 / 5)
     assert stats.two_sided_p([-1.0, 1.0]) == 1
-    assert np.isnan(stats.two_sided_p([np.nan, 1.0]))
+    assert stats.two_sided_p([np.nan, *[1.0] * 9]) == pytest.approx(2 * 1 / 10)
+    assert np.isnan(stats.two_sided_p([np.nan, np.nan]))
+
+
+def test_undefined_resamples_are_left_out_of_an_interval() -> None:
+    assert stats.interval([np.nan, *np.arange(101.0)], 0.9) == pytest.approx((5, 95))
+    assert np.isnan(stats.interval([np.nan, np.nan], 0.9)).all()
 
 
 def test_holm_by_hand() -> None:

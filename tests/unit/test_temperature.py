@@ -56,9 +56,16 @@ def test_items_without_an_hjd_get_a_fitted_mjd_too() -> None:
     np.testing.assert_allclose(fitted.mjd.loc[3, LABELS.columns("p")].astype(float), expected, atol=1e-3)
 
 
-def test_too_few_items_for_the_folds() -> None:
-    scores, items = tables(3, 1.0)
-    with pytest.raises(DataError, match=r"4 folds, but only 3 items have an HJD\. Remove the softmax-cv transform"):
+def test_fewer_items_than_folds_make_a_fold_each() -> None:
+    scores, items = tables(3, 2.5)
+    assert cross_fitted_judgments(scores, items, FOLDS, LABELS, seed=1).temperatures == pytest.approx(
+        [2.5] * 3, rel=1e-3
+    )
+
+
+def test_one_item_cannot_be_fitted() -> None:
+    scores, items = tables(1, 1.0)
+    with pytest.raises(DataError, match=r"only 1 item\(s\) have one\. Remove the softmax-cv transform"):
         cross_fitted_judgments(scores, items, FOLDS, LABELS, seed=1)
 
 

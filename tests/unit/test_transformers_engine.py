@@ -1,14 +1,21 @@
 """The Transformers engine on tiny random models of every family."""
 
+import functools
+import re
 from pathlib import Path
+from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
+from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM
 
 from mjd.config import Llm, read_config
 from mjd.errors import ModelError
 from mjd.llm.base import Generate, Message, Score
+from mjd.llm.chat_tokens import ChatTokenizer
 from mjd.llm.transformers_engine import TransformersEngine
 from mjd.prompts import Explanation, score_prompts
 from tests.unit.tiny_llms import FAMILIES, save_tiny_llm
@@ -26,66 +33,107 @@ def engine(directory: Path, **settings: object) -> TransformersEngine:
     return TransformersEngine(directory, Llm(title="tiny", model="tiny", device="cpu", **settings), "tiny")
 
 
+@functools.cache
+def cached_engine(directory: Path) -> TransformersEngine:
+    return engine(directory)
+
+
+@functools.cache
+def cached_model(directory: Path) -> Any:
+    """Transformers' own model."""
+    return AutoModelForCausalLM.from_pretrained(directory, attn_implementation="eager").eval()
+
+
 def requests(text: str = "It rained.") -> list[Score]:
     texts = {"premise": text, "hypothesis": "Wet."}
     prompts = score_prompts(CONFIG.prompts, texts, SHOWN, CONFIG.labels, "explicit", "all", 1)
     return [Score(prompt.messages, CONFIG.labels.letters) for prompt in prompts]
 
 
-def one_at_a_time(tiny: TransformersEngine, asked: list[Score]) -> np.ndarray:
-    """Logits of the letters by a plain forward pass a prompt."""
+def one_at_a_time(directory: Path, asked: list[Score]) -> np.ndarray:
+    """Logits of the letters by a plain forward pass a prompt, with a model of its own."""
     rows = []
-    tiny.model.set_attn_implementation("eager")
+    tokens = ChatTokenizer(directory, "auto", "tiny")
+    model = cached_model(directory)
     for request in asked:
-        prompt = tiny.render(request.messages)
-        (ids,) = tiny.encode([prompt])
+        prompt = tokens.render(request.messages)
+        (ids,) = tokens.encode([prompt])
         with torch.inference_mode():
-            logits = tiny.model(torch.tensor([ids])).logits[0, -1]
-        rows.append(logits[tiny.letter_ids(request.letters, prompt)].tolist())
+            logits = model(torch.tensor([ids])).logits[0, -1]
+        rows.append(logits[tokens.letter_ids(request.letters, prompt)].tolist())
     return np.array(rows)
 
 
 @pytest.mark.parametrize("prefix_tree", [True, False])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_scores_equal_one_prompt_at_a_time(models: dict[str, Path], family: str, prefix_tree: bool) -> None:
+def test_scores_equal_one_prompt_at_a_time(
+    models: dict[str, Path], family: str, prefix_tree: bool, caplog: pytest.LogCaptureFixture
+) -> None:
     asked = requests() + requests("It was dry, and long so.")
-    tiny = engine(models[family], prefix_tree=prefix_tree, tokens_per_pass=1500)
+    tiny = engine(models[family], prefix_tree=prefix_tree, tokens_per_pass=700)
     found = {i: scored.scores for i, scored in tiny.score(asked)}
-    np.testing.assert_allclose([found[i] for i in range(len(asked))], one_at_a_time(tiny, asked), atol=1e-4)
+    assert "plain batches" not in caplog.text
+    np.testing.assert_allclose([found[i] for i in range(len(asked))], one_at_a_time(models[family], asked), atol=1e-4)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_no_family_needs_the_fallback(models: dict[str, Path], family: str) -> None:
-    tiny = engine(models[family])
-    list(tiny.score(requests()))
-    assert tiny._use_tree
+def test_a_model_that_trees_do_not_fit_is_run_in_plain_batches(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bloom = save_tiny_llm(tmp_path, "bloom")
+    tiny = engine(bloom)
+    found = {i: scored.scores for i, scored in tiny.score(requests())}
+    assert "tiny is run in plain batches, without prefix trees" in caplog.text
+    expected = one_at_a_time(bloom, requests())
+    np.testing.assert_allclose([found[i] for i in range(len(expected))], expected, atol=1e-4)
+    answers = dict(tiny.generate([ask("Why?"), ask("Who is it?")]))
+    assert answers[0].text == greedy(bloom, ask("Why?"))
 
 
-def test_a_model_whose_tree_is_wrong_is_scored_in_plain_batches(
+def test_a_tree_with_other_logits_is_noticed(
     models: dict[str, Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     tiny = engine(models["llama"])
-    monkeypatch.setattr("mjd.llm.transformers_engine.tree.ATTENTION", "eager")
+    monkeypatch.setattr("mjd.llm.tree_attention.ATTENTION", "eager")
     found = {i: scored.scores for i, scored in tiny.score(requests())}
-    assert "is scored in plain batches" in caplog.text
-    expected = one_at_a_time(tiny, requests())
+    assert re.search(r"plain batches, without prefix trees \(logits differ by", caplog.text)
+    expected = one_at_a_time(models["llama"], requests())
     np.testing.assert_allclose([found[i] for i in range(len(expected))], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+@hypothesis.settings(deadline=None, max_examples=15)
+@hypothesis.given(
+    prompts=st.lists(st.text("ab ", min_size=1, max_size=60), min_size=1, max_size=8), size=st.integers(1, 80)
+)
+def test_random_trees_equal_one_prompt_at_a_time(
+    models: dict[str, Path], family: str, prompts: list[str], size: int
+) -> None:
+    """All logits, in passes of any size."""
+    tiny, model = cached_engine(models[family]), cached_model(models[family])
+    ids = tiny.tokens.encode(prompts)
+    assert tiny._tree is not None
+    found = {
+        i: row for batch, logits in tiny._tree.last_logits(ids, size) for i, row in zip(batch, logits, strict=True)
+    }
+    with torch.inference_mode():
+        for i, one in enumerate(ids):
+            np.testing.assert_allclose(found[i], model(torch.tensor([one])).logits[0, -1], atol=1e-4)
 
 
 def test_label_mass_is_the_probability_of_the_letters(models: dict[str, Path]) -> None:
     tiny = engine(models["llama"])
     (request,) = requests()[:1]
     ((_, scored),) = tiny.score([request])
-    prompt = tiny.render(request.messages)
-    (ids,) = tiny.encode([prompt])
+    prompt = tiny.tokens.render(request.messages)
+    (ids,) = tiny.tokens.encode([prompt])
     with torch.inference_mode():
-        p = tiny._last_logits([ids], as_tree=False)[0].softmax(0)
-    assert scored.mass == pytest.approx(p[tiny.letter_ids("ABC", prompt)].sum().item(), abs=1e-5)
+        p = cached_model(models["llama"])(torch.tensor([ids])).logits[0, -1].softmax(0)
+    assert scored.mass == pytest.approx(p[tiny.tokens.letter_ids("ABC", prompt)].sum().item(), abs=1e-5)
 
 
 def test_letters_come_from_the_tokenizer(models: dict[str, Path]) -> None:
     tiny = engine(models["gpt2"])
-    assert tiny.tokenizer.convert_ids_to_tokens(tiny.letter_ids("ABC", "Reply:\n")) == ["A", "B", "C"]
+    assert tiny.tokens.tokenizer.convert_ids_to_tokens(tiny.tokens.letter_ids("ABC", "Reply:\n")) == ["A", "B", "C"]
 
 
 def test_a_letter_that_is_not_one_token_is_an_error(tmp_path: Path) -> None:
@@ -101,24 +149,39 @@ def test_a_prompt_longer_than_the_context_is_an_error(models: dict[str, Path]) -
 
 def test_no_chat_template_gives_plain_text(models: dict[str, Path]) -> None:
     tiny = engine(models["llama"], chat_template="none")
-    assert tiny.render([Message("system", "S"), Message("user", "U")]) == "S\n\nU\n"
-    assert engine(models["llama"]).render([Message("user", "U")]) == "<|user|>U\n<|assistant|>\n"
+    assert tiny.tokens.render([Message("system", "S"), Message("user", "U")]) == "S\n\nU\n"
+    assert engine(models["llama"]).tokens.render([Message("user", "U")]) == "<|user|>U\n<|assistant|>\n"
 
 
 def ask(text: str, n: int = 12, **how: object) -> Generate:
     return Generate((Message("user", text),), n, **how)
 
 
+def greedy(directory: Path, request: Generate) -> str:
+    """Transformers' own greedy answer."""
+    tokens = ChatTokenizer(directory, "auto", "tiny")
+    (ids,) = tokens.encode([tokens.render(request.messages)])
+    model = cached_model(directory)
+    out = model.generate(torch.tensor([ids]), max_new_tokens=request.max_new_tokens, do_sample=False)
+    return tokens.decode(out[0, len(ids) :].tolist())
+
+
+@pytest.mark.parametrize("prefix_tree", [True, False])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_greedy_answers_equal_transformers_own(models: dict[str, Path], family: str) -> None:
-    tiny = engine(models[family])
-    asked = [ask("Why?"), ask("Why does it rain so much here?"), ask("Because", 5)]
+def test_greedy_answers_equal_transformers_own(models: dict[str, Path], family: str, prefix_tree: bool) -> None:
+    asked = [
+        ask("Why?"),
+        ask("Why does it rain so much here?"),
+        ask("Because", 5),
+        ask("Why is it?", 1),
+        ask("Why me?"),
+    ]
+    tiny = engine(models[family], prefix_tree=prefix_tree, batch_size=2, tokens_per_pass=256)
     answers = dict(tiny.generate(asked))
-    for i, request in enumerate(asked):
-        (ids,) = tiny.encode([tiny.render(request.messages)])
-        out = tiny.model.generate(torch.tensor([ids]), max_new_tokens=request.max_new_tokens, do_sample=False)
-        expected = tiny.tokenizer.decode(out[0, len(ids) :], skip_special_tokens=True)
-        assert answers[i].text == expected
+    assert {i: answer.text for i, answer in answers.items()} == {
+        i: greedy(models[family], request) for i, request in enumerate(asked)
+    }
+    assert [answers[i].usage.completion_tokens for i in (2, 3)] == [5, 1]
 
 
 def test_sampled_answers_do_not_depend_on_the_batch(models: dict[str, Path]) -> None:
@@ -137,7 +200,7 @@ def test_samples_differ(models: dict[str, Path]) -> None:
 
 def test_an_answer_ends_at_the_end_token(models: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     tiny = engine(models["llama"])
-    monkeypatch.setattr(tiny.tokenizer, "decode", lambda ids, **_: " ".join(map(str, ids)))
+    monkeypatch.setattr(tiny.tokens, "decode", lambda ids: " ".join(map(str, ids)))
     free = dict(tiny.generate([ask("Why?"), ask("Who is it?")]))
     tokens = free[0].text.split()
     tiny.end_ids = frozenset([int(tokens[2])])

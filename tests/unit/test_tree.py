@@ -1,12 +1,8 @@
-"""Prefix forests: the layout, and attention that gives what one prompt at a time gives."""
+"""Prefix forests: the layout, and the passes that read it."""
 
-import numpy as np
-import pytest
-import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from mjd.errors import ModelError
 from mjd.llm import tree
 
 PROMPTS = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=8), min_size=1, max_size=12)
@@ -43,41 +39,52 @@ def test_nodes_are_distinct_prefixes(prompts: list[list[int]]) -> None:
     assert len(tree.forest(prompts)) == len(prefixes)
 
 
-@given(PROMPTS, st.sampled_from([1, 2, 4, 16]))
-def test_blocks_read_exactly_the_ancestors(prompts: list[list[int]], block: int) -> None:
+@given(PROMPTS, st.integers(1, 9), st.sampled_from([1, 2, 4, 16]))
+def test_passes_read_exactly_the_ancestors(prompts: list[list[int]], size: int, block: int) -> None:
     forest = tree.forest(prompts)
-    plan = tree.plan(forest, "cpu", block)
-    for node in range(len(forest)):
-        row, offset = divmod(node, block)
-        read = plan.keys[row][plan.mask[row, 0, offset]].tolist()
-        assert sorted(read) == [u for u in range(node + 1) if forest.end[u] > node]
+    seen = []
+    for step in tree.passes(forest, size, block):
+        for one in step.blocks:
+            for row, node in enumerate(range(step.start + one.start, step.start + one.stop)):
+                read = step.nodes[one.keys[one.mask[row]]].tolist()
+                assert read == [u for u in range(node + 1) if forest.end[u] > node]
+                distances = one.distance[row][one.mask[row]].tolist()
+                assert distances == [forest.depth[node] - forest.depth[u] for u in read]
+                seen.append(node)
+    assert seen == list(range(len(forest)))
 
 
-@settings(deadline=None, max_examples=25)
-@given(PROMPTS, st.sampled_from([2, 16]), st.sampled_from([None, 3]), st.sampled_from([None, 5.0]))
-def test_attention_equals_one_prompt_at_a_time(
-    prompts: list[list[int]], block: int, window: int | None, softcap: float | None
-) -> None:
+@given(PROMPTS, st.integers(1, 9))
+def test_a_pass_keeps_one_path_of_the_passes_before(prompts: list[list[int]], size: int) -> None:
+    context: list[int] = []
+    for step in tree.passes(tree.forest(prompts), size):
+        assert step.nodes.tolist() == [*context, *range(step.start, step.stop)]
+        assert step.stop - step.start <= size
+        assert len(context) < max(map(len, prompts))
+        context = step.nodes[step.carry].tolist()
+    assert context == []
+
+
+@given(PROMPTS, st.integers(1, 9))
+def test_every_prompt_ends_in_one_pass(prompts: list[list[int]], size: int) -> None:
     forest = tree.forest(prompts)
-    plan = tree.plan(forest, "cpu", block, windows=window is not None)
-    n = plan.tokens.shape[1]
-    random = torch.Generator().manual_seed(1)
-    q, k, v = (torch.randn(1, heads, n, 8, generator=random) for heads in (4, 2, 2))
-    out, _ = tree.tree_attention(
-        torch.nn.Module(), q, k, v, None, scaling=0.3, sliding_window=window, softcap=softcap, mjd_plan=plan
-    )
-    for leaf in forest.leaf:
-        path = [u for u in range(leaf + 1) if forest.end[u] > leaf][-(window or n) :]
-        for head in range(4):
-            weights = k[0, head // 2, path] @ q[0, head, leaf] * 0.3
-            if softcap:
-                weights = softcap * torch.tanh(weights / softcap)
-            expected = weights.softmax(0) @ v[0, head // 2, path]
-            np.testing.assert_allclose(out[0, leaf, head], expected, atol=1e-5)
+    ends = {
+        int(prompt): step.start + int(leaf)
+        for step in tree.passes(forest, size)
+        for prompt, leaf in zip(step.prompts, step.leaf, strict=True)
+    }
+    assert ends == dict(enumerate(forest.leaf.tolist()))
 
 
-def test_what_the_attention_cannot_do_is_refused() -> None:
-    plan = tree.plan(tree.forest([[1, 2]]), "cpu", 2)
-    x = torch.zeros(1, 1, 2, 4)
-    with pytest.raises(ModelError, match=r"cannot do what Module asks \(s_aux\)"):
-        tree.tree_attention(torch.nn.Module(), x, x, x, None, mjd_plan=plan, s_aux=torch.zeros(1))
+@given(PROMPTS, st.integers(1, 9))
+def test_path_rows_lead_to_the_leaf(prompts: list[list[int]], size: int) -> None:
+    forest = tree.forest(prompts)
+    for step in tree.passes(forest, size):
+        for prompt, leaf in zip(step.prompts, step.leaf, strict=True):
+            rows = tree.path_rows(forest, step.nodes, step.start + int(leaf))
+            assert forest.tokens[step.nodes[rows]].tolist() == prompts[prompt]
+
+
+def test_blocks_read_multiples_of_keys() -> None:
+    steps = list(tree.passes(tree.forest([[1, 2, 3], [1, 2, 4, 5]]), 3, 2))
+    assert {len(block.keys) % tree.KEYS_MULTIPLE for step in steps for block in step.blocks} == {0}

@@ -8,8 +8,14 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import (
+    BloomConfig,
+    BloomForCausalLM,
     Gemma2Config,
     Gemma2ForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    GemmaConfig,
+    GemmaForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
@@ -40,11 +46,19 @@ _MODELS: dict[str, tuple[type, type, dict[str, Any]]] = {
     "llama": (LlamaConfig, LlamaForCausalLM, _SHARED),
     "qwen2": (Qwen2Config, Qwen2ForCausalLM, _SHARED | {"tie_word_embeddings": True}),
     "qwen3": (Qwen3Config, Qwen3ForCausalLM, _SHARED | {"head_dim": 16}),
+    "gemma": (GemmaConfig, GemmaForCausalLM, _SHARED | {"head_dim": 8}),
     "gemma2": (Gemma2Config, Gemma2ForCausalLM, _SHARED | {"head_dim": 8, "sliding_window": 24}),
+    "gemma3": (
+        Gemma3TextConfig,
+        Gemma3ForCausalLM,
+        _SHARED | {"head_dim": 8, "sliding_window": 24, "layer_types": ["sliding_attention", "full_attention"]},
+    ),
     "mistral": (MistralConfig, MistralForCausalLM, _SHARED | {"sliding_window": 24}),
     "gpt2": (GPT2Config, GPT2LMHeadModel, {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 1024}),
+    # Its attention adds position biases of its own, which prefix trees know nothing of.
+    "bloom": (BloomConfig, BloomForCausalLM, {"hidden_size": 32, "n_layer": 2, "n_head": 4}),
 }
-FAMILIES = tuple(_MODELS)
+FAMILIES = tuple(family for family in _MODELS if family != "bloom")
 
 
 def byte_tokenizer(rewrite: dict[str, str] | None = None) -> PreTrainedTokenizerFast:

@@ -1,4 +1,4 @@
-"""The whole pipeline on the first items of the sample, twice; and a scoring job killed half-way."""
+"""The whole pipeline on the first items of the sample, tables twice; and a scoring job killed half-way."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from mjd.config import read_config
+from mjd.evaluate import finetuning_table
 from mjd.io import read_parquet, read_provenance
+from mjd.metrics import entropy
 from tests.workflow.conftest import ROOT, Run, command
 
-TABLES = ["distribution_comparison", "finetuning", "ood"]
+TABLES = ["distribution_comparison", "finetuning", "ood", "bias", "convergence", "first_token", "finding"]
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +53,32 @@ def test_tables_say_that_the_data_are_synthetic(results: Path, name: str) -> Non
 def test_parquet_and_csv_hold_the_same_systems(results: Path, name: str) -> None:
     long = read_parquet(results / "tables" / f"{name}.parquet")
     assert set(long["system"]) == set(pd.read_csv(results / "tables" / f"{name}.csv")["system"])
+
+
+def test_cross_entropy_is_entropy_plus_kl_on_real_predictions(results: Path) -> None:
+    """Up to the clipping of probabilities, which no prediction here needs."""
+    labels = read_config("config/config.yaml").labels
+    items = read_parquet(results / "data" / "items.parquet").set_index("uid")
+    table = finetuning_table(read_parquet(results / "predictions" / "minilm.parquet"), items.reset_index(), labels)
+    for split, rows in table.groupby("split"):
+        human = items.loc[items["split"] == split, labels.columns("hjd")]
+        expected = entropy(human).mean() + rows["kl"]
+        assert (rows["ce_loss"] - expected).abs().max() < 1e-6
+
+
+def test_every_table_value_is_the_same_in_a_second_run(snakemake: Run, results: Path, tmp_path: Path) -> None:
+    """Same config, same machine, same number of threads: generation and scores, training, and every statistic."""
+    config = {"results_dir": str(tmp_path), "limit": 4}
+    done = snakemake("--cores", "all", "all", config=config)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for name in TABLES:
+        again = read_parquet(tmp_path / "tables" / f"{name}.parquet")
+        pd.testing.assert_frame_equal(again, read_parquet(results / "tables" / f"{name}.parquet"), check_exact=True)
+
+
+def test_figures_are_drawn(results: Path) -> None:
+    assert (results / "figures" / "convergence.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    assert "mjd sample (synthetic)" in (results / "figures" / "convergence.svg").read_text(encoding="utf-8")
 
 
 def test_every_prompt_was_scored(results: Path) -> None:

@@ -2,25 +2,28 @@
 
 from mjd import schemas
 from mjd.config import FineTuning
-from mjd.finetune import finetune_systems
+from mjd.finetune import FineTuningJob, FineTuningRun, finetune_systems
 from mjd.io import read_parquet, write_parquet
-from mjd.job import encoder_settings, job, labels_of, provenance
+from mjd.job import encoder_settings, job, labels_of, parallel_runs, provenance
 from mjd.settings import check
 
 with job(snakemake):
     params = snakemake.params
-    runs = [(system, seed) for system, seed in params.runs]
-    history = finetune_systems(
+    encoder = encoder_settings(snakemake)
+    targets = {slug: read_parquet(path) for slug, path in zip(params.systems, snakemake.input.targets, strict=True)}
+    shared = FineTuningJob(
         snakemake.input.base,
         read_parquet(snakemake.input.data_items),
-        {slug: read_parquet(path) for slug, path in zip(params.systems, snakemake.input.targets, strict=True)},
-        dict(zip(runs, snakemake.output.checkpoints, strict=True)),
         labels=labels_of(snakemake),
         text_fields=params.text_fields,
-        **encoder_settings(snakemake),
+        **encoder,
         settings=check(FineTuning, params.training, "finetuning"),
-        seeds=params.seeds,
     )
+    runs = [
+        FineTuningRun(slug, targets[slug], seed, checkpoint)
+        for (slug, seed), checkpoint in zip(params.runs, snakemake.output.checkpoints, strict=True)
+    ]
+    history = finetune_systems(shared, runs, parallel_runs(snakemake, encoder["device"]))
     write_parquet(
         history,
         snakemake.output.history,

@@ -1,34 +1,30 @@
-"""Prefix trees of prompts: every shared prefix is computed once, in one packed forward pass.
+"""Prefix trees of prompts: the layout, and the passes in which a model walks it.
 
 The prompts of an item differ in the order of their explanations and options, so their token sequences form a tree.
-Its nodes are laid out in depth-first order as one sequence: linear layers run over distinct nodes only. Attention is
-cut into blocks of consecutive nodes. In depth-first order every ancestor of a block's nodes is either inside the block
-or an ancestor of the block's first node, so a block needs the keys of one root path and its own: no node attends, or is
-compared, to the rest of the tree, and queries need no padding.
+Its nodes are laid out in depth-first order and computed in passes of a fixed number of nodes, whole items and calls on
+end: linear layers run over distinct nodes only, in matrices as large as the budget allows. What a pass needs of the
+passes before it is the keys and values of one root path, the ancestors of its first node: memory does not grow with
+the tree. Attention is cut into blocks of consecutive nodes. In depth-first order every ancestor of a block's nodes is
+either inside the block or an ancestor of the block's first node, so no node is compared to the rest of the tree.
 
-`forest` plans (NumPy), `tree_attention` computes (registered with Transformers as attention `mjd_tree`).
+`forest` and `passes` plan (NumPy); `mjd.llm.tree_attention` computes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from mjd.errors import ModelError
-
-ATTENTION = "mjd_tree"
+# Nodes of a block of attention: larger blocks compare more unrelated nodes, smaller ones multiply smaller matrices.
 BLOCK = 128
-
-# Keyword arguments of Transformers' attention call that do not change the result here.
-_HARMLESS = {"dropout", "is_causal", "position_ids", "use_cache", "cache_position", "output_attentions", "return_dict"}
-_HARMLESS |= {"output_hidden_states", "num_items_in_batch", "logits_to_keep", "position_embeddings"}
+# Blocks read a multiple of this many keys, so that few shapes of matrices occur: kernels are made once a shape.
+KEYS_MULTIPLE = 16
 
 Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -87,118 +83,73 @@ def forest(prompts: Sequence[Sequence[int]]) -> Forest:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """A forest cut into blocks, on the model's device.
+class Block:
+    """Consecutive nodes of a pass that attend together.
 
     Attributes:
-        tokens, depth: [1, n_blocks * block] inputs, padded at the end.
-        keys: [n_blocks, n_keys] nodes whose keys and values a block reads (padded with its own first node).
-        mask: [n_blocks, 1, block, n_keys] True where a query may attend.
-        distance: [n_blocks, 1, block, n_keys] query depth minus key depth, for sliding windows; None without one.
-        leaf: [n_prompts] as in `Forest`.
+        start, stop: the nodes, counted in the pass.
+        keys: [n_keys] what they read, in rows of the context followed by the pass; the last may be padding.
+        mask: [stop - start, n_keys] True where a node may attend: its ancestors and itself.
+        distance: [stop - start, n_keys] depth of the node minus depth of the key, for sliding windows.
     """
 
-    tokens: torch.Tensor
-    depth: torch.Tensor
-    keys: torch.Tensor
-    mask: torch.Tensor
-    distance: torch.Tensor | None
-    leaf: torch.Tensor
+    start: int
+    stop: int
+    keys: Ints
+    mask: Bools
+    distance: Ints
 
 
-def plan(tree: Forest, device: torch.device | str, block: int = BLOCK, windows: bool = False) -> Plan:
-    """Lay a forest out in blocks of `block` nodes; `windows` keeps distances for sliding-window layers."""
-    n = len(tree)
-    n_blocks = -(-n // block)
-    padded = n_blocks * block
-    tokens, depth = np.zeros(padded, np.int64), np.zeros(padded, np.int64)
-    end = np.arange(1, padded + 1)
-    tokens[:n], depth[:n], end[:n] = tree.tokens, tree.depth, tree.end
-    starts = np.arange(0, padded, block)
-    paths = [np.flatnonzero(end[:start] > start) for start in starts]
-    own = starts[:, None] + np.arange(block)
-    n_path = max(len(path) for path in paths)
-    above = np.full((n_blocks, n_path), -1, np.int64)
-    for row, path in enumerate(paths):
-        above[row, : len(path)] = path
-    keys = np.concatenate([above, own], axis=1)
-    real = keys >= 0
-    keys = np.where(real, keys, starts[:, None])
-    query, key = own[:, :, None], keys[:, None, :]
-    mask = (key <= query) & (query < end[key]) & real[:, None, :]
-    distance = depth[query] - depth[key] if windows else None
+@dataclass(frozen=True)
+class Pass:
+    """One forward pass over nodes start, ..., stop - 1 of a forest.
 
-    def to(values: NDArray[Any]) -> torch.Tensor:
-        return torch.from_numpy(values).to(device)
+    Its context is the root path of `start`, without `start`, which earlier passes computed.
 
-    return Plan(
-        to(tokens)[None],
-        to(depth)[None],
-        to(keys),
-        to(mask)[:, None],
-        None if distance is None else to(distance)[:, None],
-        to(tree.leaf),
-    )
-
-
-def tree_attention(
-    module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float | None = None,
-    sliding_window: int | None = None,
-    softcap: float | None = None,
-    mjd_plan: Plan | None = None,
-    **others: Any,
-) -> tuple[torch.Tensor, None]:
-    """Attention of packed trees, in the form Transformers calls attention functions.
-
-    Args:
-        query: [1, n_heads, n_nodes, head_dim]; key and value: [1, n_kv_heads, n_nodes, head_dim].
-        mjd_plan: the `Plan` given to the model's forward call.
-
-    Returns:
-        [1, n_nodes, n_heads, head_dim] and None.
-
-    Raises:
-        ModelError: the model asks for something this function does not do (attention sinks, position biases).
+    Attributes:
+        nodes: [n_rows] the nodes of the context, then those of the pass.
+        blocks: what attends to what.
+        carry: [n] the next pass's context, in rows of this context followed by this pass; empty for the last pass.
+        leaf: [n_leaves] prompts' last nodes in this pass, counted in the pass.
+        prompts: [n_leaves] the prompts they end.
     """
-    unknown = {name for name, given in others.items() if given is not None} - _HARMLESS
-    if mjd_plan is None or attention_mask is not None or unknown:
-        raise ModelError(
-            f"Prefix-tree attention cannot do what {type(module).__name__} asks ({', '.join(sorted(unknown))}).",
-            "Set prefix_tree: false for this LLM.",
-        )
-    n_blocks, n_keys = mjd_plan.keys.shape
-    n_heads, n_kv, n_nodes, width = query.shape[1], key.shape[1], query.shape[2], query.shape[3]
-    group = n_heads // n_kv
-    mask = mjd_plan.mask
-    if sliding_window and mjd_plan.distance is not None:
-        mask = mask & (mjd_plan.distance < sliding_window)
-    # Heads that share keys become further rows of one query: no key or value is repeated.
-    q = query[0].view(n_kv, group, n_blocks, -1, width).permute(2, 0, 1, 3, 4).flatten(2, 3)
-    flat = mjd_plan.keys.flatten()
-    k, v = (x[0].index_select(1, flat).view(n_kv, n_blocks, n_keys, -1).transpose(0, 1) for x in (key, value))
-    rows = mask.expand(-1, group, -1, -1).flatten(1, 2)[:, None]
-    out = _attend(q, k, v, rows, scaling, softcap)
-    out = out.view(n_blocks, n_kv, group, -1, out.shape[-1]).permute(0, 3, 1, 2, 4)
-    return out.reshape(1, n_nodes, n_heads, out.shape[-1]), None
+
+    start: int
+    stop: int
+    nodes: Ints
+    blocks: tuple[Block, ...]
+    carry: Ints
+    leaf: Ints
+    prompts: Ints
 
 
-def _attend(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor, scaling: float | None, softcap: float | None
-) -> torch.Tensor:
-    if softcap is None:
-        return torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling)
-    weights = q @ k.transpose(-1, -2) * (scaling if scaling is not None else q.shape[-1] ** -0.5)
-    weights = (softcap * torch.tanh(weights / softcap)).masked_fill(~mask, float("-inf"))
-    return weights.softmax(-1, dtype=torch.float32).to(v.dtype) @ v
+def passes(tree: Forest, size: int, block: int = BLOCK) -> Iterator[Pass]:
+    """Cut a forest into passes of at most `size` nodes, in the order they must run."""
+    by_leaf = np.argsort(tree.leaf, kind="stable")
+    leaves = tree.leaf[by_leaf]
+    context = np.zeros(0, dtype=np.int64)
+    for start in range(0, len(tree), size):
+        stop = min(start + size, len(tree))
+        known = np.concatenate([context, np.arange(start, stop)])
+        firsts = range(start, stop, block)
+        blocks = tuple(_block(tree, known, first, min(first + block, stop), start) for first in firsts)
+        carry = np.flatnonzero(tree.end[known] > stop)
+        here = slice(*np.searchsorted(leaves, [start, stop]))
+        yield Pass(start, stop, known, blocks, carry, leaves[here] - start, by_leaf[here])
+        context = known[carry]
 
 
-def register() -> None:
-    """Make `tree_attention` known to Transformers under the name `mjd_tree`."""
-    from transformers import AttentionInterface
+def _block(tree: Forest, known: Ints, first: int, last: int, start: int) -> Block:
+    """The block of nodes first, ..., last - 1 of a pass from `start`; `known` holds its context, then its own nodes."""
+    rows = np.flatnonzero((known < last) & (tree.end[known] > first))
+    padding = -len(rows) % KEYS_MULTIPLE
+    key, query = known[rows][None, :], np.arange(first, last)[:, None]
+    mask = (key <= query) & (query < tree.end[key])
+    distance = tree.depth[query] - tree.depth[key]
+    wide = ((0, 0), (0, padding))
+    return Block(first - start, last - start, np.pad(rows, (0, padding)), np.pad(mask, wide), np.pad(distance, wide))
 
-    AttentionInterface.register(ATTENTION, tree_attention)
+
+def path_rows(tree: Forest, nodes: Ints, leaf: int) -> Ints:
+    """Rows of `nodes` that lead to node `leaf`, from the root, `leaf` included."""
+    return np.flatnonzero((nodes <= leaf) & (tree.end[nodes] > leaf))
