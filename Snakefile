@@ -41,6 +41,7 @@ wildcard_constraints:
 
 include: "workflow/rules/common.smk"
 include: "workflow/rules/data.smk"
+include: "workflow/rules/prompts.smk"
 include: "workflow/rules/explain.smk"
 include: "workflow/rules/select.smk"
 include: "workflow/rules/score.smk"
@@ -49,6 +50,7 @@ include: "workflow/rules/finetune.smk"
 include: "workflow/rules/ood.smk"
 include: "workflow/rules/plan.smk"
 include: "workflow/rules/analyses.smk"
+include: "workflow/rules/fidelity.smk"
 
 
 ANALYSES = ["bias", "first_token", "finding"] + ["convergence"] * bool(ALL_ORDERS)
@@ -59,7 +61,13 @@ rule all:
     input:
         expand(
             f"{RESULTS}/tables/{{table}}.{{suffix}}",
-            table=["distribution_comparison", "finetuning", "ood", *ANALYSES],
+            table=[
+                "distribution_comparison",
+                "finetuning",
+                "ood",
+                *ANALYSES,
+                *FIDELITY_TABLES,
+            ],
             suffix=["parquet", "csv"],
         ),
     message:

@@ -9,14 +9,14 @@ from __future__ import annotations
 import os
 import re
 import string
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import yaml
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidatorFunctionWrapHandler, field_validator, model_validator
 
 from mjd import registry
 from mjd.config_llms import Llm as Llm
@@ -26,11 +26,14 @@ from mjd.config_llms import Rates as Rates
 from mjd.config_llms import Resources as Resources
 from mjd.config_llms import Vllm as Vllm
 from mjd.errors import ConfigError
-from mjd.labels import LabelSet, label_set
+from mjd.labels import Label, LabelSet, label_set
 from mjd.registry import ModelEntry
 from mjd.settings import Settings, check, check_known
 
 SLUG = r"^[a-z0-9][a-z0-9_.]*(-[a-z0-9_.]+)*$"
+
+# Prompts that are read from public files when they are needed.
+UPSTREAM_PROMPTS = ("mjd-estimator",)
 
 # Sources that need no label set; label sets add `<name>-lg`.
 BASE_SOURCES = ("none", "human", "lf")
@@ -151,12 +154,56 @@ class Prompts(Settings):
     """Prompt templates; `{field}` is replaced. Text fields of the task are available in explain and score prompts."""
 
     system: str | None = Field(None, description="System message; null leaves the chat template's default.")
-    explain: str = Field(description="Asks for explanations; also {label}, {label_meaning}.")
-    score: str = Field(description="Asks for a letter without explanations; also {options}, {letters}.")
+    explain: str | dict[str, str] = Field(
+        description="Asks for explanations; also {label}, {label_meaning}. One template, or one for each label key."
+    )
+    score: str = Field(
+        description="Asks for a letter without explanations; also {letters}, {options} or {option_A}, {option_B}, ..."
+    )
     score_with_explanations: str = Field(description="The same with {explanations}.")
     implicit: str = Field(description="One explanation, label hidden: {number}, {text}.")
     explicit: str = Field(description="One explanation with its label: also {label}, {label_meaning}.")
     option: str = Field("{letter}. {label}", description="One option line: {letter}, {label}, {label_meaning}.")
+    label_names: dict[str, str] = Field(
+        {}, description="How prompts write a label ({label}, {option_A}, ...), by label key; its name where left out."
+    )
+
+    def label_name(self, label: Label) -> str:
+        """How the prompts write a label."""
+        return self.label_names.get(label.key, label.name)
+
+    def explain_template(self, label: Label) -> str:
+        """The template that asks for explanations of a label."""
+        return self.explain if isinstance(self.explain, str) else self.explain[label.key]
+
+
+def check_templates(prompts: Prompts, text_fields: Sequence[str], labels: LabelSet) -> None:
+    """Check that every template has the fields it needs and no other; raises `ValueError`, for validators."""
+    texts = frozenset(text_fields)
+    single = frozenset(f"option_{letter}" for letter in labels.letters)
+    keys = frozenset(labels.keys)
+    if unknown := sorted(prompts.label_names.keys() - keys):
+        raise ValueError(f"prompts.label_names has {unknown[0]!r}, which is no label key ({', '.join(labels.keys)})")
+    explain = {"explain": prompts.explain} if isinstance(prompts.explain, str) else prompts.explain
+    if explain is prompts.explain:
+        if explain.keys() != keys:
+            raise ValueError(f"prompts.explain needs one template for each label key ({', '.join(labels.keys)})")
+        explain = {f"explain.{key}": template for key, template in explain.items()}
+    score, shown = texts | SCORE_FIELDS - {"explanations"} | single, texts | SCORE_FIELDS | single
+    for name, template, allowed, required in (
+        *((name, text, texts | EXPLAIN_FIELDS, texts) for name, text in explain.items()),
+        ("score", prompts.score, score, texts | {"options"}),
+        ("score_with_explanations", prompts.score_with_explanations, shown, texts | {"options", "explanations"}),
+        ("implicit", prompts.implicit, frozenset({"number", "text"}), {"text"}),
+        ("explicit", prompts.explicit, EXPLANATION_FIELDS, {"text", "label"}),
+        ("option", prompts.option, OPTION_FIELDS, {"letter", "label"}),
+    ):
+        fields = _template_fields(template, f"prompts.{name}")
+        for field in sorted(fields - allowed):
+            raise ValueError(f"prompts.{name} has unknown field {{{field}}} (known: {', '.join(sorted(allowed))})")
+        for field in sorted(required - fields):
+            if field != "options" or not single <= fields:
+                raise ValueError(f"prompts.{name} lacks the field {{{field}}}")
 
 
 class Sampling(Settings):
@@ -331,7 +378,9 @@ class Config(Settings):
     models: dict[str, ModelEntry] = Field({}, description="Models beside those of the registry.")
     llms: dict[str, Llm] = Field(min_length=1, description="Language models by name.")
     encoders: dict[str, Encoder] = Field(min_length=1, description="Encoders by name.")
-    prompts: Prompts = Field(description="Prompt templates.")
+    prompts: Prompts | Literal["mjd-estimator"] = Field(
+        description="Prompt templates, or mjd-estimator: the paper's, read from its public files when they are needed."
+    )
     explanations: Explanations = Field(Explanations(), description="Model explanations.")
     scoring: Scoring = Field(description="Scoring.")
     main_systems: MainSystems = Field(MainSystems(), description="Variants that are fine-tuned on.")
@@ -400,22 +449,21 @@ class Config(Settings):
                 )
         return self
 
+    @field_validator("prompts", mode="wrap")
+    @classmethod
+    def _templates_or_a_name(cls, value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+        """A mapping is checked as templates only, so that its errors name its keys; a word as a name only."""
+        if isinstance(value, str):
+            check_known(value, UPSTREAM_PROMPTS, "prompts")
+            return value
+        return Prompts.model_validate(value) if isinstance(value, Mapping) else validate(value)
+
     @model_validator(mode="after")
     def _templates_fit(self) -> Self:
-        texts = frozenset(self.task.text_fields)
-        for name, allowed, required in (
-            ("explain", texts | EXPLAIN_FIELDS, texts),
-            ("score", texts | SCORE_FIELDS - {"explanations"}, texts | {"options"}),
-            ("score_with_explanations", texts | SCORE_FIELDS, texts | {"options", "explanations"}),
-            ("implicit", frozenset({"number", "text"}), {"text"}),
-            ("explicit", EXPLANATION_FIELDS, {"text", "label"}),
-            ("option", OPTION_FIELDS, {"letter", "label"}),
-        ):
-            fields = _template_fields(getattr(self.prompts, name), f"prompts.{name}")
-            for field in sorted(fields - allowed):
-                raise ValueError(f"prompts.{name} has unknown field {{{field}}} (known: {', '.join(sorted(allowed))})")
-            for field in sorted(required - fields):
-                raise ValueError(f"prompts.{name} lacks the field {{{field}}}")
+        if isinstance(self.prompts, Prompts):
+            check_templates(self.prompts, self.task.text_fields, self.task.label_set)
+        elif len(self.task.text_fields) != 2:
+            raise ValueError(f"prompts {self.prompts} show two texts, but task.text_fields names one")
         return self
 
     # -- what the Snakefile and the tables need ---------------------------------------------------------------
@@ -511,8 +559,10 @@ class Config(Settings):
 
     def scored_variants(self) -> list[System]:
         """One system for each scores table, whatever its transform, in table order."""
-        first = next(iter(self.scoring.transforms))
-        return [system for system in self.mjd_systems() if system.transform == first]
+        found: dict[str, System] = {}
+        for system in self.mjd_systems():
+            found.setdefault(self.scores_path(system), system)
+        return list(found.values())
 
     def scores_path(self, system: System, base: str = "scores") -> str:
         """The scores table of an MJD system: `{base}/{llm}/{source}-{selection}-{mode}.parquet`."""

@@ -14,6 +14,8 @@ from mjd.labels import LabelSet
 
 # A list item: a bullet (*, -, +, •, –) or a number (1. or 1)), white space, text.
 _LIST_ITEM = re.compile(r"^\s*(?:[*\-+•–]|\d{1,2}[.)])\s+(?P<text>\S.*?)\s*$")
+# A line break that Markdown keeps: two spaces before it. Other line breaks only wrap a paragraph.
+_HARD_BREAK = re.compile(r" {2,}\r?\n")
 
 # How LLMs say that there is nothing to list, at the start of an answer or candidate.
 _REFUSAL = re.compile(
@@ -35,12 +37,18 @@ Selection = Literal["first", "longest"]
 def parse_candidates(answer: str) -> list[str]:
     """Candidate explanations of one answer: its bullet or numbered lines; a list-less answer is one candidate.
 
-    A cut-off last line stays a candidate, as in the reference implementation. An empty answer has none.
+    A list-less answer that keeps its line breaks (two spaces before each, as Markdown wants) is a list without
+    bullets. A cut-off last line stays a candidate, as in the reference implementation. An empty answer has none.
     """
-    matches = [_LIST_ITEM.match(line) for line in answer.splitlines()]
-    listed = [match["text"] for match in matches if match]
-    whole = " ".join(answer.split())
-    return listed or ([whole] if whole else [])
+    listed = listed_lines(answer)
+    parts = (" ".join(part.split()) for part in _HARD_BREAK.split(answer.strip()))
+    return listed or [part for part in parts if part]
+
+
+def listed_lines(answer: str) -> list[str]:
+    """The bullet or numbered lines of an answer, without their bullets or numbers."""
+    matches = (_LIST_ITEM.match(line) for line in answer.splitlines())
+    return [match["text"] for match in matches if match]
 
 
 def is_refusal(text: str) -> bool:
@@ -58,9 +66,16 @@ def candidates(answers: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["uid", "label", "rank", "text", "is_refusal"])
 
 
-def rank_candidates(texts: Sequence[str], selection: Selection) -> list[str]:
-    """Order candidates: `first` as listed; `longest` by length in characters, longest first, ties as listed."""
-    return list(texts) if selection == "first" else sorted(texts, key=len, reverse=True)
+def rank_candidates(texts: Sequence[str], selection: Selection, line_breaks: bool = False) -> list[str]:
+    """Order candidates: `first` as listed; `longest` by length in characters, longest first, ties as listed.
+
+    The length is that of the text without its bullet or number. With `line_breaks`, the line break that follows every
+    candidate but the last counts as a character: so the authors counted for some published sets.
+    """
+    if selection == "first":
+        return list(texts)
+    lengths = [len(text) + (line_breaks and rank < len(texts) - 1) for rank, text in enumerate(texts)]
+    return [texts[rank] for rank in sorted(range(len(texts)), key=lambda rank: -lengths[rank])]
 
 
 def wanted_labels(
@@ -133,7 +148,11 @@ def check_sources(
 
 
 def select(
-    found: pd.DataFrame, wanted: Mapping[str, Iterable[str]], selection: Selection, where: str = "candidates"
+    found: pd.DataFrame,
+    wanted: Mapping[str, Iterable[str]],
+    selection: Selection,
+    where: str = "candidates",
+    line_breaks: bool = False,
 ) -> pd.DataFrame:
     """Select explanations: uid, position, label, text.
 
@@ -143,13 +162,14 @@ def select(
         found: candidates (uid, label, rank, text).
         wanted: labels wanted for each uid, in the order shown.
         where: names the candidates in errors.
+        line_breaks: how `longest` counts, see `rank_candidates`.
 
     Raises:
         DataError: an item has no candidate of a wanted label.
     """
     ordered = found.sort_values(["uid", "label", "rank"], kind="stable")
     texts = {
-        (str(uid), str(label)): rank_candidates(group.tolist(), selection)
+        (str(uid), str(label)): rank_candidates(group.tolist(), selection, line_breaks)
         for (uid, label), group in ordered.groupby(["uid", "label"])["text"]
     }
     rows: list[tuple[str, int, str, str]] = []

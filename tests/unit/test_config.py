@@ -62,6 +62,16 @@ def test_missing_key_is_named() -> None:
         ("prompts", {"score": "{premise} {hypothesis} {option}"}, "unknown field {option}"),
         ("prompts", {"explain": "{premise}"}, "lacks the field {hypothesis}"),
         ("prompts", {"explain": "{premise} {hypothesis"}, "prompts.explain is not a valid template"),
+        ("prompts", {"explain": {"e": "{premise} {hypothesis}"}}, "needs one template for each label key .e, n, c"),
+        (
+            "prompts",
+            {"explain": dict.fromkeys("enc", "{premise}")},
+            r"prompts\.explain\.e lacks the field {hypothesis}",
+        ),
+        ("prompts", {"score": "{premise} {hypothesis} {option_A} {option_B}"}, "lacks the field {options}"),
+        ("prompts", {"score": "{premise} {hypothesis} {options} {option_D}"}, "unknown field {option_D}"),
+        ("prompts", {"label_names": {"x": "Yes"}}, r"prompts\.label_names has 'x', which is no label key"),
+        ("prompts", {"scor": "x"}, r"unknown key 'prompts\.scor' .did you mean 'score'"),
         ("llms", {"smollm2": {"title": "x", "model": "smolm2-135m-instruct"}}, "did you mean 'smollm2-135m-instruct'"),
         ("llms", {"smollm2": llm(engine="vlm")}, "engine names 'vlm', which does not exist .did you mean 'vllm'"),
         ("llms", {"smollm2": llm(engine="openai")}, "is no API model: it does not fit engine openai"),
@@ -74,6 +84,18 @@ def test_bad_values_are_explained(section: str, change: dict, message: str) -> N
     config = values()
     config[section] = {**config.get(section, {}), **change}
     with pytest.raises(ConfigError, match=message):
+        load_config(config)
+
+
+def test_prompts_of_public_files_are_named() -> None:
+    assert load_config({**values(), "prompts": "mjd-estimator"}).prompts == "mjd-estimator"
+    with pytest.raises(ConfigError, match=r"prompts names 'mjd-estimatr'.*did you mean 'mjd-estimator'"):
+        load_config({**values(), "prompts": "mjd-estimatr"})
+
+
+def test_prompts_of_public_files_show_two_texts() -> None:
+    config = {**values(), "prompts": "mjd-estimator", "task": {"text_fields": ["comment"]}}
+    with pytest.raises(ConfigError, match=r"prompts mjd-estimator show two texts, but task\.text_fields names one"):
         load_config(config)
 
 

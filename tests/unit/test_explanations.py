@@ -7,7 +7,15 @@ from hypothesis import strategies as st
 
 from mjd.config import read_config
 from mjd.errors import DataError
-from mjd.explanations import candidates, check_sources, is_refusal, parse_candidates, select, wanted_labels
+from mjd.explanations import (
+    candidates,
+    check_sources,
+    is_refusal,
+    parse_candidates,
+    rank_candidates,
+    select,
+    wanted_labels,
+)
 
 LABELS = read_config("config/config.yaml").labels
 ITEMS = pd.DataFrame({"uid": ["i1"], "mnli_e": [2], "mnli_n": [0], "mnli_c": [3]})
@@ -31,6 +39,8 @@ FOUND = pd.DataFrame(
         ("Here they are:\n\n1. one\n2) two \n", ["one", "two"]),
         ("- one\n  more of one\n• two", ["one", "two"]),
         ("Because\nit rains.", ["Because it rains."]),
+        ("It rains.  \nIt\npours.  \n", ["It rains.", "It pours."]),
+        ("* one  \n* two  \nthree", ["one", "two"]),
         ("  \n", []),
         ("1982 was a good year", ["1982 was a good year"]),
         ("*bold* text is no list", ["*bold* text is no list"]),
@@ -103,6 +113,13 @@ def test_first_takes_candidates_as_listed_and_cycles() -> None:
 
 def test_longest_takes_the_longest_first_ties_as_listed() -> None:
     assert select(FOUND, {"i1": ["e", "c"]}, "longest")["text"].tolist() == ["e1 longer", "c0"]
+
+
+def test_longest_may_count_the_line_break_that_the_last_candidate_lacks() -> None:
+    assert rank_candidates(["12", "1", "123"], "longest") == ["123", "12", "1"]
+    assert rank_candidates(["12", "1", "123"], "longest", line_breaks=True) == ["12", "123", "1"]
+    assert rank_candidates(["12", "1", "1234"], "longest", line_breaks=True) == ["1234", "12", "1"]
+    assert rank_candidates(["1", "123"], "first", line_breaks=True) == ["1", "123"]
 
 
 def test_missing_candidate_is_an_error() -> None:

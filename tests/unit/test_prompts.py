@@ -61,3 +61,19 @@ def test_braces_in_an_items_text_are_left_alone() -> None:
 def test_explain_prompt_names_the_label() -> None:
     content = explain_prompt(CONFIG.prompts, TEXTS, CONFIG.labels["c"])[-1].content
     assert "cannot be true (contradiction)" in content
+
+
+def test_labels_may_be_spelled_otherwise_and_stand_alone() -> None:
+    template = "{premise}{hypothesis}\nA) {option_A}, B) {option_B}, C) {option_C}."
+    changed = CONFIG.prompts.model_copy(update={"label_names": {"n": "Perhaps"}, "score": template})
+    shown = score_prompts(changed, TEXTS, [], CONFIG.labels, "plain", "all", 1)
+    assert shown[0].messages[0].content.endswith("A) entailment, B) Perhaps, C) contradiction.")
+    assert shown[-1].messages[0].content.endswith("A) contradiction, B) Perhaps, C) entailment.")
+    explicit = score_prompts(changed, TEXTS, SHOWN, CONFIG.labels, "explicit", 1, 1)
+    assert "Perhaps there is a roof. So it is Perhaps." in explicit[0].messages[0].content
+
+
+def test_each_label_may_have_a_template_of_its_own() -> None:
+    changed = CONFIG.prompts.model_copy(update={"explain": {"e": "Why? {premise}", "n": "Why maybe?", "c": "Why not?"}})
+    assert explain_prompt(changed, TEXTS, CONFIG.labels["e"])[0].content == "Why? It rained {all} day."
+    assert explain_prompt(changed, TEXTS, CONFIG.labels["c"])[0].content == "Why not?"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 from mjd import registry
 from mjd.config import source_ids
@@ -109,3 +110,27 @@ def test_manifest_is_read(tmp_path: Path) -> None:
 def test_published_set_needs_its_keys() -> None:
     with pytest.raises(ConfigError, match="key 'answers' is missing"):
         check(PublishedSet, {"title": "t", "source": "s", "labels": {}}, "published.yaml: x")
+
+
+def test_published_set_is_checked_against_the_sources(tmp_path: Path) -> None:
+    source = {"title": "t", "license": "l", "repository": "o/n", "commit": COMMIT, "files": {"x": SHA}}
+    entry = {"title": "t", "source": "raw", "answers": "{index}/{label}", "labels": {"e": "E"}}
+    (tmp_path / "sources.yaml").write_text(yaml.safe_dump({"raw": source}))
+    (tmp_path / "published.yaml").write_text(yaml.safe_dump({"third": entry}))
+    assert list(registry.published(tmp_path)) == ["third"]
+    (tmp_path / "published.yaml").write_text(yaml.safe_dump({"third": entry | {"selections_source": "chosen"}}))
+    with pytest.raises(ConfigError, match="third names the source 'chosen', which does not exist"):
+        registry.published(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"selections": {"lf-first": "x"}}, "selections need selections_source"),
+        ({"selections": {"lf-best": "x"}, "selections_source": "s"}, r"selections\.lf-best"),
+    ],
+)
+def test_invalid_published_sets(values: dict[str, object], message: str) -> None:
+    entry = {"title": "t", "source": "s", "answers": "{index}/{label}", "labels": {"e": "E"}}
+    with pytest.raises(ConfigError, match=message):
+        check(PublishedSet, entry | values, "published.yaml: x")

@@ -17,6 +17,14 @@ def test_dry_run_plans_the_ood_table(snakemake: Run, name: str) -> None:
     assert "ood_table" in done.stdout + done.stderr
 
 
+def test_prompts_of_public_files_are_planned_before_any_llm_runs(snakemake: Run) -> None:
+    config = {"results_dir": "results/not-there", "prompts": "mjd-estimator"}
+    target = "results/not-there/scores/smollm2/lf-first-explicit.parquet"
+    done = snakemake("-n", target, "--configfile", "config/public.yaml", config=config)
+    assert done.returncode == 0, done.stderr
+    assert "upstream_prompts" in done.stdout + done.stderr
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_parsing_needs_no_heavy_package(name: str) -> None:
     program = (

@@ -20,7 +20,7 @@ use rule score as score_all_orders with:
         engine=lambda wildcards: engine_params(wildcards.llm),
         labels=CONFIG.label_entries,
         text_fields=CONFIG.task.text_fields,
-        prompts=CONFIG.prompts.model_dump(),
+        prompts=PROMPTS,
         orders="all",
         first_items=CONFIG.analyses.convergence_items,
         seed=CONFIG.seed,
@@ -109,6 +109,7 @@ rule sample_answers:
             CONFIG.scores_path(system) for system in FIRST_TOKEN[wildcards.llm]
         ],
         model=lambda wildcards: model_directory(wildcards.llm),
+        prompts=PROMPTS_FILE,
     output:
         f"{RESULTS}/analyses/first_token/{{llm}}.parquet",
     log:
@@ -137,7 +138,7 @@ rule sample_answers:
         ],
         labels=CONFIG.label_entries,
         text_fields=CONFIG.task.text_fields,
-        prompts=CONFIG.prompts.model_dump(),
+        prompts=PROMPTS,
         orders=CONFIG.scoring.orders,
         analyses=CONFIG.analyses.model_dump(),
         seed=CONFIG.seed,

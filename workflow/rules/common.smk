@@ -5,6 +5,11 @@ from mjd.config import source_ids
 REGISTRY = registry.sources()
 PUBLISHED = registry.published()
 
+# Prompt templates: a rule's params hold them, or name the file that rule upstream_prompts writes, an input then.
+FROM_UPSTREAM = isinstance(CONFIG.prompts, str)
+PROMPTS_FILE = f"{RESULTS}/prompts/{CONFIG.prompts}.json" if FROM_UPSTREAM else []
+PROMPTS = PROMPTS_FILE if FROM_UPSTREAM else CONFIG.prompts.model_dump()
+
 
 def source_directories(loader):
     """Downloaded directories that a loader reads."""
@@ -60,3 +65,10 @@ def encoder_params(wildcards):
         "settings": entry.model_dump(mode="json", exclude={"resources"}),
         "identity": identity,
     }
+
+
+def longest_counts_line_breaks(wildcards):
+    """Whether `longest` counts line breaks, as the authors of some published sets did."""
+    published = PUBLISHED.get(wildcards.llm.removeprefix("published-"))
+    named = wildcards.llm.startswith("published-") and published
+    return bool(named and published.longest_counts_line_breaks)

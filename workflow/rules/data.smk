@@ -38,7 +38,7 @@ rule download_model:
         runtime=240,
     params:
         entry=lambda wildcards: CONFIG.model_entry(wildcards.model).model_dump(
-            mode="json", exclude={"tokenizer"}
+            mode="json", exclude={"tokenizer", "published_as"}
         ),
         blobs=f"{DOWNLOADS}/blobs",
     message:

@@ -4,6 +4,7 @@
 rule generate_explanations:
     input:
         data_items=rules.load_items.output.data_items,
+        prompts=PROMPTS_FILE,
         model=lambda wildcards: model_directory(wildcards.llm),
     output:
         f"{RESULTS}/explanations/{{llm}}/answers.parquet",
@@ -24,7 +25,7 @@ rule generate_explanations:
         engine=lambda wildcards: engine_params(wildcards.llm),
         labels=CONFIG.label_entries,
         text_fields=CONFIG.task.text_fields,
-        prompts=CONFIG.prompts.model_dump(),
+        prompts=PROMPTS,
         sampling=CONFIG.explanations.sampling.model_dump(),
         seed=CONFIG.seed,
         store=f"{RESULTS}/store/answers.sqlite",
@@ -53,7 +54,9 @@ rule published_answers:
         mem_mb=1000,
         runtime=10,
     params:
-        published=lambda wildcards: PUBLISHED[wildcards.name].model_dump(),
+        published=lambda wildcards: PUBLISHED[wildcards.name].model_dump(
+            exclude={"published_as", "prompt_after", "longest_counts_line_breaks"}
+        ),
         labels=CONFIG.label_entries,
     message:
         "Read the published answers of {wildcards.name}"

@@ -17,6 +17,7 @@ rule plan:
     input:
         data_items=rules.load_items.output.data_items,
         human_explanations=rules.load_items.output.human_explanations,
+        prompts=PROMPTS_FILE,
         published=expand(
             f"{RESULTS}/explanations/published-{{name}}/answers.parquet",
             name=PLAN_PUBLISHED,
@@ -36,6 +37,7 @@ rule plan:
         mem_mb=4000,
         runtime=60,
     params:
+        prompts=PROMPTS,
         published=PLAN_PUBLISHED,
         asked_at=time.time(),  # what is finished is no input: look again every time
     message:

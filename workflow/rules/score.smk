@@ -5,6 +5,7 @@ rule score:
     input:
         data_items=rules.load_items.output.data_items,
         explanations=shown_explanations,
+        prompts=PROMPTS_FILE,
         model=lambda wildcards: model_directory(wildcards.llm),
     output:
         f"{RESULTS}/scores/{{llm}}/{{source}}-{{selection}}-{{mode}}.parquet",
@@ -25,7 +26,7 @@ rule score:
         engine=lambda wildcards: engine_params(wildcards.llm),
         labels=CONFIG.label_entries,
         text_fields=CONFIG.task.text_fields,
-        prompts=CONFIG.prompts.model_dump(),
+        prompts=PROMPTS,
         orders=CONFIG.scoring.orders,
         first_items=None,
         seed=CONFIG.seed,

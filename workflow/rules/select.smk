@@ -1,4 +1,7 @@
 # Label-free and label-guided selection among a generator's candidates: all sources and selections in one job.
+GUIDED_BY = {
+    f"{name}-lg": entry.guided_by for name, entry in CONFIG.task.label_counts.items()
+}
 
 
 rule select:
@@ -28,10 +31,8 @@ rule select:
             for source in CONFIG.model_sources
             for selection in CONFIG.explanations.selections
         ],
-        guided_by={
-            f"{name}-lg": entry.guided_by
-            for name, entry in CONFIG.task.label_counts.items()
-        },
+        guided_by=GUIDED_BY,
+        line_breaks=longest_counts_line_breaks,
         labels=CONFIG.label_entries,
     message:
         "Select explanations of {wildcards.llm}"

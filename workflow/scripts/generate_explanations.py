@@ -1,12 +1,13 @@
 """Adapter of rule generate_explanations."""
 
 from mjd import schemas
-from mjd.config import Prompts, Sampling
+from mjd.config import Sampling
 from mjd.generation import generate_answers
 from mjd.io import read_parquet, write_parquet
 from mjd.job import engine_of, job, labels_of, provenance, train_items
 from mjd.llm.store import Store
 from mjd.llm.tally import Tally
+from mjd.prompts import prompts_from
 from mjd.settings import check
 
 with job(snakemake), Store(snakemake.params.store) as store, engine_of(snakemake, store) as engine:
@@ -16,7 +17,7 @@ with job(snakemake), Store(snakemake.params.store) as store, engine_of(snakemake
         train_items(read_parquet(snakemake.input.data_items)),
         labels_of(snakemake),
         snakemake.params.text_fields,
-        check(Prompts, snakemake.params.prompts, "prompts"),
+        prompts_from(snakemake.params.prompts),
         check(Sampling, snakemake.params.sampling, "sampling"),
         snakemake.params.seed,
         store,

@@ -7,9 +7,10 @@ from mjd.config import load_config
 from mjd.io import read_parquet, write_csv, write_parquet
 from mjd.job import job, log, provenance
 from mjd.plan_state import Finished, counters, known_answers
+from mjd.prompts import prompts_from
 
 with job(snakemake):
-    config = load_config(snakemake.config)
+    config = load_config(snakemake.config).model_copy(update={"prompts": prompts_from(snakemake.params.prompts)})
     items, human = read_parquet(snakemake.input.data_items), read_parquet(snakemake.input.human_explanations)
     paths = zip(snakemake.params.published, snakemake.input.published, strict=True)
     published = {name: read_parquet(path) for name, path in paths}

@@ -1,17 +1,18 @@
 """Adapter of rule sample_answers."""
 
 from mjd import first_token
-from mjd.config import Analyses, Prompts
+from mjd.config import Analyses
 from mjd.io import read_parquet, write_parquet
 from mjd.job import engine_of, job, labels_of, provenance, train_items
 from mjd.llm.store import Store
 from mjd.llm.tally import Tally
+from mjd.prompts import prompts_from
 from mjd.scoring import PromptSettings
 from mjd.settings import check
 
 with job(snakemake), Store(snakemake.params.store) as store:
     params = snakemake.params
-    prompts, labels = check(Prompts, params.prompts, "prompts"), labels_of(snakemake)
+    prompts, labels = prompts_from(params.prompts), labels_of(snakemake)
     variants = [
         first_token.Variant(
             slug=variant["slug"],

@@ -1,18 +1,17 @@
 """Adapter of rule score."""
 
 from mjd import schemas
-from mjd.config import Prompts
 from mjd.io import read_parquet, write_parquet
 from mjd.job import engine_of, job, labels_of, provenance, train_items
 from mjd.llm.store import Store
 from mjd.llm.tally import Tally
+from mjd.prompts import prompts_from
 from mjd.scoring import PromptSettings, ScoreChunks, StoredScores, score_items
-from mjd.settings import check
 
 with job(snakemake), Store(snakemake.params.store) as store:
     params, wildcards = snakemake.params, snakemake.wildcards
     settings = PromptSettings(
-        prompts=check(Prompts, params.prompts, "prompts"),
+        prompts=prompts_from(params.prompts),
         labels=labels_of(snakemake),
         text_fields=tuple(params.text_fields),
         mode=wildcards.mode,

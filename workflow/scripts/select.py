@@ -13,5 +13,7 @@ with job(snakemake):
         source, selection = variant["source"], variant["selection"]
         guided_by = snakemake.params.guided_by.get(source)
         wanted = wanted_labels(source, guided_by, items, human_explanations, labels_of(snakemake))
-        selected = select(candidates, wanted, selection, where=snakemake.input.candidates)
+        selected = select(
+            candidates, wanted, selection, snakemake.input.candidates, line_breaks=snakemake.params.line_breaks
+        )
         write_parquet(selected, output, schemas.explanations(), provenance(snakemake, **variant))

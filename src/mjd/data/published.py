@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import pandas as pd
 
 from mjd.data.public import NLI_LABELS, index_by_text, nli_keys, read_json_lines, text_key
 from mjd.errors import DataError
+from mjd.explanations import Selection, wanted_labels
 from mjd.labels import LabelSet
 from mjd.registry import PublishedSet
+from mjd.selection_agreement import PublishedSelection
 
 
 def load_published_answers(
@@ -102,3 +104,45 @@ def _comments(record: dict[str, Any], path: Path) -> list[tuple[str, str]]:
         problem = f"{path}: a record has no list of [text, label] pairs whose name ends in comments."
         raise DataError(problem, "Give a file of the published form.")
     return [(text, code) for text, code in found[0]]
+
+
+def load_published_selections(
+    name: str,
+    published: PublishedSet,
+    directory: Path,
+    answers: pd.DataFrame,
+    items: pd.DataFrame,
+    human_explanations: pd.DataFrame,
+    guided_by: Mapping[str, Literal["explanations", "counts"]],
+    labels: LabelSet,
+) -> list[PublishedSelection]:
+    """Every published selection of a set, with what it was made from, ready to be compared with ours.
+
+    Args:
+        name: id of the set.
+        directory: where the set's `selections_source` was downloaded to.
+        answers: the set's raw answers: uid, label, text.
+        items: train items.
+        guided_by: what guides each label-guided source of the task; selections from other sources are left out.
+
+    Raises:
+        DataError: an item is not in a file, or a file is not of the published form.
+    """
+    found = []
+    for key, path in published.selections.items():
+        source, selection = key.rsplit("-", 1)
+        if source != "lf" and source not in guided_by:
+            continue
+        found.append(
+            PublishedSelection(
+                llm=name,
+                title=published.title,
+                source=source,
+                selection=cast(Selection, selection),
+                wanted=wanted_labels(source, guided_by.get(source), items, human_explanations, labels),
+                theirs=load_published_selection(directory / path, items, labels),
+                answers=answers,
+                line_breaks=published.longest_counts_line_breaks,
+            )
+        )
+    return found

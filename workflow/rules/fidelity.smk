@@ -1,0 +1,79 @@
+# What the paper published, beside what this configuration makes of the same files.
+from mjd.published_tables import comparable, read_reading
+
+# Other data sets than the paper's have nothing to compare: `all` leaves these tables out.
+FIDELITY_TABLES = (
+    ["selection_agreement", "selection_disagreements", "published_comparison"]
+    if CONFIG.data.items.loader == "mjd-estimator"
+    else []
+)
+READING = read_reading()
+WITH_SELECTIONS = {name: entry for name, entry in PUBLISHED.items() if entry.selections}
+
+
+rule selection_agreement:
+    input:
+        data_items=rules.load_items.output.data_items,
+        human_explanations=rules.load_items.output.human_explanations,
+        answers=[
+            f"{RESULTS}/explanations/published-{name}/answers.parquet"
+            for name in WITH_SELECTIONS
+        ],
+        selections=[
+            f"{DOWNLOADS}/sources/{entry.selections_source}"
+            for entry in WITH_SELECTIONS.values()
+        ],
+    output:
+        agreement=f"{RESULTS}/tables/selection_agreement.parquet",
+        agreement_csv=f"{RESULTS}/tables/selection_agreement.csv",
+        disagreements=f"{RESULTS}/tables/selection_disagreements.parquet",
+        disagreements_csv=f"{RESULTS}/tables/selection_disagreements.csv",
+    log:
+        f"{LOGS}/selection_agreement.log",
+    benchmark:
+        f"{BENCHMARKS}/selection_agreement.tsv"
+    conda:
+        "../envs/mjd.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        sets={name: entry.model_dump() for name, entry in WITH_SELECTIONS.items()},
+        guided_by=GUIDED_BY,
+        labels=CONFIG.label_entries,
+        data_set=CONFIG.data.label,
+    message:
+        "Compare our selections from published answers with the authors'"
+    script:
+        "../scripts/selection_agreement.py"
+
+
+rule published_comparison:
+    input:
+        reading="resources/published/reading.yaml",
+        published=[f"resources/published/{table}.csv" for table in READING.columns],
+        distribution_comparison=rules.distribution_comparison.output.parquet,
+        finetuning=rules.finetuning_table.output.parquet,
+        ood=rules.ood_table.output.parquet,
+    output:
+        parquet=f"{RESULTS}/tables/published_comparison.parquet",
+        csv=f"{RESULTS}/tables/published_comparison.csv",
+    log:
+        f"{LOGS}/published_comparison.log",
+    benchmark:
+        f"{BENCHMARKS}/published_comparison.tsv"
+    conda:
+        "../envs/mjd.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        ours=["distribution_comparison", "finetuning", "ood"],
+        comparable=comparable(CONFIG, READING).model_dump(),
+        data_set=CONFIG.data.label,
+    message:
+        "Set our numbers beside the published ones"
+    script:
+        "../scripts/published_comparison.py"
