@@ -36,9 +36,9 @@ from ways import (
     vllm,
 )
 
+from mjd import onednn
 from mjd.config import Config
 from mjd.io import provenance, write_parquet
-from mjd.llm import onednn
 from mjd.llm.base import Score
 from mjd.llm.chat_tokens import ChatTokenizer
 from mjd.llm.tree import forest

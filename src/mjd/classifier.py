@@ -25,6 +25,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from mjd import onednn
 from mjd.distributions import Floats, Ints
 from mjd.errors import DataError, ModelError
 from mjd.labels import LabelSet
@@ -98,7 +99,9 @@ def load_encoder(
         _check_weights(model, loaded["missing_keys"], directory, pretrained_head)
         if not pretrained_head:
             _renew_head(model, seed)
-    return model.to(device).eval(), tokenizer
+    model = model.to(device).eval()
+    onednn.use_in_linear_layers(model)
+    return model, tokenizer
 
 
 def check_label_order(id2label: Mapping[int, str], labels: LabelSet, where: str) -> None:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mjd.llm import onednn
+from mjd import onednn
 
 
 def matrices(n: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -40,9 +40,33 @@ def test_linear_layers_keep_their_values_and_weights(bias: bool) -> None:
     assert list(model.state_dict()) == names
 
 
-def test_gradients_and_other_types_are_pytorchs() -> None:
-    layer = torch.nn.Linear(5, 7)
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(6, 5), (2, 3, 5)])
+def test_gradients_are_pytorchs(bias: bool, shape: tuple[int, ...]) -> None:
+    layer = torch.nn.Linear(5, 7, bias=bias)
+    x = matrices(6)[0].reshape(shape).requires_grad_()
+    found = {}
+    for way in ("pytorch", "onednn"):
+        if way == "onednn":
+            onednn.use_in_linear_layers(layer)
+        layer.zero_grad()
+        x.grad = None
+        layer(x).square().sum().backward()
+        found[way] = [x.grad, *(parameter.grad for parameter in layer.parameters())]
+    for ours, theirs in zip(found["onednn"], found["pytorch"], strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_frozen_weights_get_no_gradient() -> None:
+    layer = torch.nn.Linear(5, 7).requires_grad_(False)
     onednn.use_in_linear_layers(layer)
-    layer(matrices(2)[0]).sum().backward()
-    assert layer.weight.grad is not None
-    assert layer.to(torch.bfloat16)(matrices(2)[0].bfloat16()).dtype == torch.bfloat16
+    x = matrices(2)[0].requires_grad_()
+    layer(x).sum().backward()
+    assert x.grad is not None
+    assert layer.weight.grad is None
+
+
+def test_other_types_are_pytorchs() -> None:
+    layer = torch.nn.Linear(5, 7).to(torch.bfloat16)
+    onednn.use_in_linear_layers(layer)
+    assert layer(matrices(2)[0].bfloat16()).dtype == torch.bfloat16

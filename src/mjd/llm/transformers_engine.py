@@ -11,9 +11,10 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM
 
+from mjd import onednn
 from mjd.config import Llm
 from mjd.devices import resolve_device, set_threads
-from mjd.llm import onednn, plain
+from mjd.llm import plain
 from mjd.llm.base import Engine, EngineInfo, Generate, Generated, Score, Scored, ScoreKind, Usage, Workplace
 from mjd.llm.chat_tokens import ChatTokenizer
 from mjd.llm.decoding import Answer

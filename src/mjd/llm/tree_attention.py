@@ -11,8 +11,8 @@ from typing import Any, Protocol
 import torch
 from torch.nn.functional import pad
 
+from mjd import onednn
 from mjd.errors import ModelError
-from mjd.llm import onednn
 from mjd.llm.tree import Block, Pass
 
 ATTENTION = "mjd_tree"
