@@ -52,7 +52,7 @@ def generate_answers(
     requests = [request for _, _, request in asked]
     keys = [request_key(engine.info, request) for request in requests]
     replies = store.get(keys)
-    missing = [i for i, key in enumerate(keys) if key not in replies]
+    missing = list({key: i for i, key in enumerate(keys) if key not in replies}.values())
     tally.cached += len(requests) - len(missing)
     per_call = engine.answers_per_call or max(len(missing), 1)
     with Progress(what, len(requests), "answers") as progress:
