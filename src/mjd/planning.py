@@ -18,7 +18,7 @@ from mjd.job import train_items
 from mjd.labels import LabelSet
 from mjd.llm.base import Generate, Message, Score
 from mjd.prompts import explanation_orders
-from mjd.scoring import PromptSettings, item_prompts
+from mjd.scoring import PromptSettings, explanations_by_item, item_prompts
 
 # What stands in for an explanation where a data set holds none at all.
 _FILLER = "- " + "word " * 20
@@ -189,9 +189,7 @@ def _scoring(
     one = PromptSettings(_templates(config), config.labels, fields, mode, 1, config.seed)  # type: ignore[arg-type]
     firsts = [prompts[0] for _, prompts in item_prompts(train, shown, one)]
     orders, n_options = config.scoring.orders, math.factorial(len(config.labels))
-    numbers = [
-        len(explanation_orders(len(first.explanation_order), orders, config.seed)) * n_options for first in firsts
-    ]
+    numbers = [n * n_options for n in _distinct_orders(config, train, shown, mode)]
     tokens = counters[scorer].prompt([first.messages for first in firsts])
 
     def requests() -> Iterator[Score]:
@@ -213,6 +211,17 @@ def _scoring(
         basis,
     )
     return replace(job, cached=count_cached(job, requests))
+
+
+def _distinct_orders(config: Config, train: pd.DataFrame, shown: pd.DataFrame | None, mode: str) -> list[int]:
+    """For each item, orders of its explanations that differ in what the prompt shows: equal ones are asked for once."""
+    by_item = explanations_by_item(shown)
+    numbers = []
+    for uid in train["uid"]:
+        texts = [(one.text, one.label if mode == "explicit" else "") for one in by_item.get(str(uid), [])]
+        orders = explanation_orders(len(texts), config.scoring.orders, config.seed)
+        numbers.append(len({tuple(texts[i] for i in order) for order in orders}))
+    return numbers
 
 
 def _shown(

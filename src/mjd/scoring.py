@@ -151,7 +151,7 @@ def item_prompts(
     Raises:
         DataError: an item has no explanation although the source shows some.
     """
-    shown = _by_item(explanations)
+    shown = explanations_by_item(explanations)
     if explanations is not None:
         for uid in items["uid"]:
             if uid not in shown:
@@ -176,7 +176,8 @@ def item_prompts(
         )
 
 
-def _by_item(explanations: pd.DataFrame | None) -> Mapping[str, list[Explanation]]:
+def explanations_by_item(explanations: pd.DataFrame | None) -> Mapping[str, list[Explanation]]:
+    """Explanations of each item in their listed order; empty for None."""
     if explanations is None:
         return {}
     ordered = explanations.sort_values(["uid", "position"], kind="stable")
@@ -236,7 +237,8 @@ def _score_group(
     requests = [Score(prompt.messages, settings.labels.letters) for _, prompt in group]
     keys = [request_key(engine.info, request) for request in requests]
     known = cache.look_up(keys)
-    missing = [i for i, key in enumerate(keys) if key not in known]
+    # Equal explanations in another order make equal prompts: each is asked for once.
+    missing = list({key: i for i, key in enumerate(keys) if key not in known}.values())
     progress.cached(len(group) - len(missing))
     tally.cached += len(group) - len(missing)
     if missing:

@@ -55,8 +55,20 @@ def test_one_row_for_every_job_with_its_prompts(tiny: Path) -> None:
     assert jobs["score", "none-all-plain"] == 2 * 6
     assert jobs["score", "human-all-explicit"] == 2 * 6 * 24
     assert jobs["score", "lf-first-explicit"] == 2 * 6 * 6
-    assert jobs["score", "mnli-lg-first-explicit"] == 2 * 6 * 120
     assert len(jobs) == 6
+
+
+def test_equal_prompts_are_counted_once(tiny: Path) -> None:
+    """Candidates that are shown twice make fewer prompts than orders."""
+    distinct: dict[str, int] = {}
+
+    def count(job: PlannedJob, requests: Callable[[], Iterator[Generate | Score]]) -> int:
+        distinct[job.variant] = len(set(requests()))
+        return 0
+
+    jobs = planned(config(), tiny, count).set_index("variant")["prompts"]
+    assert jobs.to_dict() == distinct
+    assert jobs["mnli-lg-first-explicit"] < 2 * 6 * 120
 
 
 def test_tokens_are_those_of_every_single_prompt(tiny: Path) -> None:

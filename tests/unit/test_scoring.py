@@ -69,6 +69,13 @@ def test_finished_scores_are_not_asked_for_again(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(first, again)
 
 
+def test_equal_prompts_are_asked_for_once(tmp_path: Path) -> None:
+    twice = pd.DataFrame({"uid": ["i1", "i1"], "position": [0, 1], "label": ["e", "e"], "text": ["t", "t"]})
+    engine, tally = FakeEngine(), Tally()
+    found = score_items(engine, ITEMS[:1], twice, settings(), ScoreChunks(tmp_path), tally)
+    assert (len(found), engine.asked, tally.asked, tally.cached) == (12, 6, 6, 6)
+
+
 def test_a_stopped_run_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scoring, "SECONDS_PER_CHUNK", 0.0)
     with pytest.raises(RuntimeError, match="killed"):

@@ -62,7 +62,7 @@ class Ledger:
         return float(self._store.db.execute("SELECT coalesce(sum(usd), 0) FROM spending").fetchone()[0])
 
     def reserve(self, most: Usage, seconds: float, batch: bool = False) -> str:
-        """Set the price of a request that uses at most `most` aside; returns the reservation.
+        """Set the price of a request that uses at most `most` aside; returns the reservation, "" without a budget.
 
         Args:
             seconds: when the reservation lapses, should the job be killed.
@@ -70,19 +70,20 @@ class Ledger:
         Raises:
             BudgetError: the request could cross the budget.
         """
+        if self._budget is None:
+            return ""
         name, usd, now = uuid.uuid4().hex, self.price(most, batch), time.time()
         with self._transaction() as db:
-            if self._budget is not None:
-                open_usd = "SELECT coalesce(sum(usd), 0) FROM reserved WHERE expires > ?"
-                reserved = float(db.execute(open_usd, (now,)).fetchone()[0])
-                spent = self.spent()
-                if spent + reserved + usd > self._budget:
-                    raise BudgetError(
-                        f"The budget of {self._budget:.2f} USD could be crossed: {spent:.4f} USD are spent, "
-                        f"{reserved:.4f} USD are set aside for requests under way, the next may cost {usd:.4f} USD.",
-                        "Everything paid for is kept. Raise budget_usd, or ask for less (limit, scoring.orders), and "
-                        "run again.",
-                    )
+            open_usd = "SELECT coalesce(sum(usd), 0) FROM reserved WHERE expires > ?"
+            reserved = float(db.execute(open_usd, (now,)).fetchone()[0])
+            spent = self.spent()
+            if spent + reserved + usd > self._budget:
+                raise BudgetError(
+                    f"The budget of {self._budget:.2f} USD could be crossed: {spent:.4f} USD are spent, "
+                    f"{reserved:.4f} USD are set aside for requests under way, the next may cost {usd:.4f} USD.",
+                    "Everything paid for is kept. Raise budget_usd, or ask for less (limit, scoring.orders), and "
+                    "run again.",
+                )
             db.execute("INSERT INTO reserved VALUES (?, ?, ?)", (name, usd, now + seconds))
         return name
 
@@ -102,8 +103,9 @@ class Ledger:
 
     def release(self, reservation: str) -> None:
         """Give a reservation back: the request failed."""
-        with self._transaction() as db:
-            db.execute("DELETE FROM reserved WHERE id = ?", (reservation,))
+        if reservation:
+            with self._transaction() as db:
+                db.execute("DELETE FROM reserved WHERE id = ?", (reservation,))
 
     # -- batches -----------------------------------------------------------------------------------------------
 
