@@ -14,7 +14,7 @@ from mjd.io import read_parquet
 from mjd.llm.base import Generate, Message, Score, request_key
 from mjd.llm.chat_tokens import ChatTokenizer
 from mjd.llm.store import Store, record_kind
-from mjd.planning import Answers, PlannedJob, TokenCounter, stand_in
+from mjd.planning import ALL_ORDERS_RULE, SAMPLE_RULE, SCORE_RULE, Answers, PlannedJob, TokenCounter, stand_in
 
 log = logging.getLogger("mjd")
 
@@ -92,6 +92,11 @@ def known_answers(
     return found
 
 
+# Where the rules that score keep scores, and their chunks, below results_dir and its store.
+_SCORES = {SCORE_RULE: "scores", ALL_ORDERS_RULE: "analyses/all_orders"}
+_CHUNKS = {SCORE_RULE: "scores", ALL_ORDERS_RULE: "all_orders"}
+
+
 class Finished:
     """Counts finished prompts of planned jobs.
 
@@ -107,16 +112,20 @@ class Finished:
     def __call__(self, job: PlannedJob, requests: Callable[[], Iterator[Generate | Score]]) -> int:
         if self._output(job).is_file():
             return job.prompts
+        if job.rule == SAMPLE_RULE:  # which prompts are drawn is known once the scores are
+            return 0
         if self.config.llms[job.llm].engine == "openai":
             return self._by_key(job, requests())
-        if job.rule == "score":
-            chunks = (self.results / "store" / "scores" / job.llm / job.variant).glob("chunk-*.parquet")
+        if job.rule in _CHUNKS:
+            chunks = (self.results / "store" / _CHUNKS[job.rule] / job.llm / job.variant).glob("chunk-*.parquet")
             return min(job.prompts, sum(int(pq.read_metadata(path).num_rows) for path in chunks))
         return min(job.prompts, self._answers_of(job.llm))
 
     def _output(self, job: PlannedJob) -> Path:
-        if job.rule == "score":
-            return self.results / "scores" / job.llm / f"{job.variant}.parquet"
+        if job.rule in _SCORES:
+            return self.results / _SCORES[job.rule] / job.llm / f"{job.variant}.parquet"
+        if job.rule == SAMPLE_RULE:
+            return self.results / "analyses" / "first_token" / f"{job.llm}.parquet"
         return self.results / "explanations" / job.llm / "answers.parquet"
 
     def _answers_of(self, llm: str) -> int:
@@ -133,7 +142,7 @@ class Finished:
 
         llm = self.config.llms[job.llm]
         info = engine_info(llm, self.config.model_entry(llm.model).identity)
-        if (job.explanations == "estimated" and job.rule == "score") or not self.store.is_file():
+        if (job.explanations == "estimated" and job.rule in _SCORES) or not self.store.is_file():
             return 0
         n = 0
         with Store(self.store, create=False) as store:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 import pandas as pd
@@ -62,6 +63,9 @@ class PlannedJob:
     cached: int = 0
 
 
+# Rules that ask an LLM, beside generate_explanations.
+SCORE_RULE, ALL_ORDERS_RULE, SAMPLE_RULE = "score", "score_all_orders", "sample_answers"
+
 # Finished prompts of a job; `requests` gives every request, for engines whose store is asked by key.
 CountCached = Callable[[PlannedJob, Callable[[], Iterator[Generate | Score]]], int]
 
@@ -85,8 +89,16 @@ def plan(
     train = train_items(items)
     jobs = [*_generating(config, train, answers, counters, count_cached)]
     selected: dict[tuple[str, str, str], pd.DataFrame] = {}
-    for system in config.scored_variants():
-        jobs.append(_scoring(config, system, train, human, answers, counters, count_cached, selected))
+    scoring = [
+        _scoring(config, system, train, human, answers, counters, count_cached, selected)
+        for system in config.scored_variants()
+    ]
+    some, every_order = train.head(config.analyses.convergence_items), _with_all_orders(config)
+    all_orders = [
+        _scoring(every_order, system, some, human, answers, counters, count_cached, {}, ALL_ORDERS_RULE)
+        for system in config.all_orders_systems()
+    ]
+    jobs += [*scoring, *all_orders, *_sampling(config, scoring, count_cached)]
     rows = [_row(job, config.llms[job.llm], counters[job.llm]) for job in jobs]
     return pd.DataFrame(rows, columns=schema().names).astype(dict.fromkeys(_MONEY_AND_TIME, float))
 
@@ -177,8 +189,9 @@ def _scoring(
     counters: Mapping[str, TokenCounter],
     count_cached: CountCached,
     selected: dict[tuple[str, str, str], pd.DataFrame],
+    rule: str = SCORE_RULE,
 ) -> PlannedJob:
-    """One job of rule score.
+    """One job of rule score, or of another rule that does the same.
 
     Tokens are counted in one prompt an item: its other prompts hold the same lines in another order.
     """
@@ -203,7 +216,7 @@ def _scoring(
     name = source if generator in (None, scorer) else f"{source}@{str(generator).replace('/', '-')}"
     job = PlannedJob(
         scorer,
-        "score",
+        rule,
         f"{name}-{system.selection}-{mode}",
         sum(numbers),
         sum(n * length for n, length in zip(numbers, tokens, strict=True)),
@@ -211,6 +224,23 @@ def _scoring(
         basis,
     )
     return replace(job, cached=count_cached(job, requests))
+
+
+def _with_all_orders(config: Config) -> Config:
+    return config.model_copy(update={"scoring": config.scoring.model_copy(update={"orders": "all"})})
+
+
+def _sampling(config: Config, scoring: Sequence[PlannedJob], count_cached: CountCached) -> Iterator[PlannedJob]:
+    """Jobs of rule sample_answers: some prompts of each main variant, as long as they are on average."""
+    of_scores = {(job.llm, job.variant): job for job in scoring}
+    for llm, systems in config.first_token_systems().items():
+        asked = [of_scores[llm, Path(config.scores_path(system)).stem] for system in systems]
+        numbers = [min(config.analyses.generated_prompts, job.prompts) for job in asked]
+        tokens = sum(n * job.prompt_tokens // max(job.prompts, 1) for n, job in zip(numbers, asked, strict=True))
+        basis: Basis = "estimated" if "estimated" in {job.explanations for job in asked} else "known"
+        output = sum(numbers) * config.analyses.generated_tokens
+        job = PlannedJob(llm, SAMPLE_RULE, "", sum(numbers), tokens, output, basis)
+        yield replace(job, cached=count_cached(job, lambda: iter(())))
 
 
 def _distinct_orders(config: Config, train: pd.DataFrame, shown: pd.DataFrame | None, mode: str) -> list[int]:
@@ -254,7 +284,8 @@ def _row(job: PlannedJob, llm: Llm, counter: TokenCounter) -> dict[str, object]:
         is_batch = llm.engine == "openai" and llm.openai.batch
         usd = llm.prices.usd(job.prompt_tokens, job.output_tokens, batch=is_batch)
     if llm.rates:
-        hours = llm.rates.hours(job.prompt_tokens, 0 if job.rule == "score" else job.output_tokens)
+        scored = job.rule in (SCORE_RULE, ALL_ORDERS_RULE)
+        hours = llm.rates.hours(job.prompt_tokens, 0 if scored else job.output_tokens)
     return {
         "llm": job.llm,
         "rule": job.rule,

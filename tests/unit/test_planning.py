@@ -32,8 +32,9 @@ API = {
 
 
 def config(**more: Any) -> Config:
-    """The sample with two items a split and all orders, and no results yet."""
-    own = values() | {"limit": 2, "results_dir": "results/not-there"} | more
+    """The sample with two items a split and all orders, no analyses, and no results yet."""
+    off = {"convergence_items": 0, "generated_prompts": 0}
+    own = values() | {"limit": 2, "results_dir": "results/not-there", "analyses": off} | more
     return load_config(own | {"scoring": own["scoring"] | {"orders": "all"}})
 
 
@@ -69,6 +70,16 @@ def test_equal_prompts_are_counted_once(tiny: Path) -> None:
     jobs = planned(config(), tiny, count).set_index("variant")["prompts"]
     assert jobs.to_dict() == distinct
     assert jobs["mnli-lg-first-explicit"] < 2 * 6 * 120
+
+
+def test_analyses_are_planned_too(tiny: Path) -> None:
+    analyses = {"convergence_items": 1, "generated_prompts": 6, "generated_tokens": 16}
+    jobs = planned(config(analyses=analyses), tiny).set_index(["rule", "variant"])
+    assert jobs.loc[("score_all_orders", "human-all-explicit"), "prompts"] == 6 * 24
+    sampled = jobs.loc[("sample_answers", "")]
+    assert (sampled["prompts"], sampled["output_tokens"]) == (5 * 6, 5 * 6 * 16)
+    scores = jobs.loc["score"]
+    assert sampled["prompt_tokens"] == sum(6 * scores["prompt_tokens"] // scores["prompts"])
 
 
 def test_tokens_are_those_of_every_single_prompt(tiny: Path) -> None:
