@@ -64,7 +64,8 @@ def bootstrap(human: Floats, models: Floats, counts: Floats) -> Bootstrapped:
         counts: bootstrap resamples of the items, from `stats.resample_counts`.
 
     Returns:
-        Metrics by name; the distance correlation of a model that gives every item the same distribution is NaN.
+        Metrics by name; the distance correlation of a model that gives every item the same distribution is NaN. Its
+        samples are recentred: items that a resample holds twice raise it.
     """
     estimate: dict[str, Floats] = {}
     samples: dict[str, Floats] = {}
@@ -79,8 +80,9 @@ def bootstrap(human: Floats, models: Floats, counts: Floats) -> Bootstrapped:
             for flat, model in zip(constant, models, strict=True)
         ]
     )
-    samples["dcor"] = np.full((len(counts), len(models)), np.nan)
-    samples["dcor"][:, ~constant] = stats.resampled_distance_correlations(human, models[~constant], counts)
+    correlations = np.full((len(counts), len(models)), np.nan)
+    correlations[:, ~constant] = stats.resampled_distance_correlations(human, models[~constant], counts)
+    samples["dcor"] = stats.recentred(correlations, estimate["dcor"])
     return Bootstrapped(estimate, samples)
 
 

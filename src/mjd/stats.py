@@ -40,6 +40,18 @@ def resampled_means(values: Floats, counts: Floats) -> Floats:
     return np.asarray(counts @ values / values.shape[0])
 
 
+def recentred(samples: Floats, estimate: Floats) -> Floats:
+    """Bootstrap samples [resamples, n] of a statistic within [0, 1], freed of their bias.
+
+    They are shifted so that their mean is the estimate [n] (bias-corrected by the bootstrap itself; Efron and
+    Tibshirani 1993, chapter 10), and kept within [0, 1].
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Mean of empty slice")
+        bias = np.nanmean(samples, axis=0) - estimate
+    return np.clip(samples - bias, 0.0, 1.0)
+
+
 def two_sided_p(differences: npt.ArrayLike) -> Floats:
     """Bootstrap p-values of the hypothesis that a difference is 0: [resamples, ...] to [...].
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mjd import stats
-from mjd.comparison import compare, for_people, schema
+from mjd.comparison import bootstrap, compare, for_people, schema
 from mjd.config import Statistics, System, read_config
 from mjd.io import to_table
 
@@ -113,6 +113,20 @@ def test_intervals_enclose_the_estimate() -> None:
     row = comparison().iloc[1]
     for metric in ("kl", "js_distance", "tvd"):
         assert row[f"{metric}_low"] < row[metric] < row[f"{metric}_high"]
+
+
+def test_recentred_samples_have_the_estimates_mean_and_stay_a_correlation() -> None:
+    samples = np.array([[0.4, np.nan, 0.9], [0.6, np.nan, 1.0]])
+    found = stats.recentred(samples, np.array([0.3, np.nan, 0.99]))
+    np.testing.assert_allclose(found, [[0.2, np.nan, 0.94], [0.4, np.nan, 1.0]])
+
+
+def test_interval_of_a_weak_distance_correlation_encloses_it() -> None:
+    """Without recentring it lies above the estimate: every item that a resample holds twice raises it."""
+    p, q = distributions(20, 1), distributions(20, 2)
+    found = bootstrap(p, q[None], stats.resample_counts(20, 1000, seed=1))
+    low, high = stats.interval(found.samples["dcor"], 0.95)
+    assert low[0] < found.estimate["dcor"][0] < high[0]
 
 
 def test_distance_correlation_with_a_constant_is_undefined() -> None:
