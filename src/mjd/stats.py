@@ -49,7 +49,7 @@ def recentred(samples: Floats, estimate: Floats) -> Floats:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Mean of empty slice")
         bias = np.nanmean(samples, axis=0) - estimate
-    return np.clip(samples - bias, 0.0, 1.0)
+    return np.asarray(np.clip(samples - bias, 0.0, 1.0))
 
 
 def two_sided_p(differences: npt.ArrayLike) -> Floats:
