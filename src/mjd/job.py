@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,14 +80,17 @@ def engine_of(snakemake: Any, store: Store) -> Iterator[Engine]:
     from mjd.llm.base import Workplace
     from mjd.llm.engines import build_engine
     from mjd.llm.ledger import Ledger
+    from mjd.llm.store import one_at_a_time
 
     config = load_config(snakemake.config)
     settings = config.llms[snakemake.wildcards.llm]
     identity = snakemake.params.engine["identity"]
     ledger = Ledger(store, identity, settings.prices, config.budget_usd)
     engine = build_engine(settings, snakemake.input.get("model") or "", identity, Workplace(snakemake.threads, ledger))
+    turn = one_at_a_time(store.path, identity) if engine.is_paid else nullcontext()
     try:
-        yield engine
+        with turn:
+            yield engine
     finally:
         engine.close()
 

@@ -153,4 +153,4 @@ class Finished:
                 part.append(request_key(info, request))
                 if len(part) == _KEYS_AT_A_TIME:
                     n, part = n + len(store.get(part)), []
-            return n + len(store.get(part))
+            return min(job.prompts, n + len(store.get(part)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import multiprocessing
 import os
@@ -17,7 +18,7 @@ from mjd.cli import main
 from mjd.errors import DataError
 from mjd.io import read_parquet
 from mjd.llm.base import EngineInfo, Generate, Message, Score, request_key
-from mjd.llm.store import Store, record_key, request_record
+from mjd.llm.store import Store, one_at_a_time, record_key, request_record
 
 INFO = EngineInfo("fake", "1", "fake-model", (("dtype", "float32"),))
 
@@ -129,6 +130,16 @@ def test_a_store_of_the_first_version_is_read(path: Path) -> None:
         old.execute("INSERT INTO replies VALUES ('k', '{}', '{\"text\": \"t\"}', 0)")
     with Store(path) as store:
         assert store.get(["k"]) == {"k": {"text": "t"}}
+
+
+def test_jobs_of_one_paid_model_take_turns(path: Path) -> None:
+    with one_at_a_time(path, "api:m"), one_at_a_time(path, "api:other"):
+        locks = sorted(path.parent.glob("*.lock"))
+        assert len(locks) == 2
+        with open(locks[0], "w") as other, pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with one_at_a_time(path, "api:m"):
+        pass
 
 
 # -- mjd store -----------------------------------------------------------------------------------------------------

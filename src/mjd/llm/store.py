@@ -8,6 +8,8 @@ stored. Beside the replies it keeps what was spent (`mjd.llm.ledger`).
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import hashlib
 import json
 import os
 import sqlite3
@@ -146,6 +148,19 @@ class Store:
             f"The response store {self.path} cannot be used ({error}).",
             "Nothing was changed in it: restore it from a backup, or move it away to start a new one.",
         )
+
+
+@contextlib.contextmanager
+def one_at_a_time(store: Path, model: str) -> Iterator[None]:
+    """Let only one job at a time ask a paid model: its limits per minute hold, and no two jobs pay for one prompt.
+
+    The lock ends with the process, however it ends.
+    """
+    name = hashlib.sha256(model.encode()).hexdigest()[:16]
+    store.parent.mkdir(parents=True, exist_ok=True)
+    with open(store.with_name(f"{name}.lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def request_record(info: EngineInfo, request: Generate | Score) -> dict[str, Any]:
