@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-import string
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,14 +18,23 @@ import yaml
 from pydantic import Field, ValidatorFunctionWrapHandler, field_validator, model_validator
 
 from mjd import registry
+from mjd.config_data import Data as Data
+from mjd.config_data import ItemsData as ItemsData
+from mjd.config_data import LabelCounts as LabelCounts
+from mjd.config_data import LabelEntry as LabelEntry
+from mjd.config_data import OodData as OodData
+from mjd.config_data import PairsData as PairsData
+from mjd.config_data import Task as Task
 from mjd.config_llms import Llm as Llm
 from mjd.config_llms import OpenAi as OpenAi
 from mjd.config_llms import Prices as Prices
 from mjd.config_llms import Rates as Rates
 from mjd.config_llms import Resources as Resources
 from mjd.config_llms import Vllm as Vllm
+from mjd.config_prompts import Prompts as Prompts
+from mjd.config_prompts import check_templates as check_templates
 from mjd.errors import ConfigError
-from mjd.labels import Label, LabelSet, label_set
+from mjd.labels import LabelSet
 from mjd.registry import ModelEntry
 from mjd.settings import Settings, check, check_known
 
@@ -37,96 +45,6 @@ UPSTREAM_PROMPTS = ("mjd-estimator",)
 
 # Sources that need no label set; label sets add `<name>-lg`.
 BASE_SOURCES = ("none", "human", "lf")
-
-
-class LabelEntry(Settings):
-    """One label."""
-
-    key: str = Field(pattern=r"^[A-Za-z0-9]+$", description="Short key: column suffix and value in files.")
-    name: str = Field(description="Name shown to people, LLMs and in checkpoints' id2label.")
-    meaning: str = Field("", description="What the label says about the text, for prompts ({label_meaning}).")
-
-
-class LabelCounts(Settings):
-    """A set of label counts that items carry, and how label-guided selection follows it."""
-
-    title: str = Field(description="Row title of its distribution in tables.")
-    guided_by: Literal["explanations", "counts"] = Field(
-        description="Label-guided selection walks the item's human explanations, or repeats each label by its count."
-    )
-
-
-class Task(Settings):
-    """The labels and text fields; NLI is one instance."""
-
-    labels: list[LabelEntry] = Field(min_length=2, max_length=10, description="Labels, in label order.")
-    text_fields: list[str] = Field(min_length=1, max_length=2, description="Text columns of an item.")
-    hjd_title: str = Field("ChaosNLI HJD", description="Row title of the human judgment distribution.")
-    label_counts: dict[str, LabelCounts] = Field({}, description="Label counts of items, by column prefix.")
-
-    @field_validator("labels")
-    @classmethod
-    def _distinct(cls, labels: list[LabelEntry]) -> list[LabelEntry]:
-        for what in ("key", "name"):
-            values = [getattr(label, what) for label in labels]
-            if len(set(values)) != len(values):
-                raise ValueError(f"label {what}s must differ: {', '.join(values)}")
-        return labels
-
-    @property
-    def label_set(self) -> LabelSet:
-        return label_set(label.model_dump() for label in self.labels)
-
-
-class ItemsData(Settings):
-    """Items and their human explanations."""
-
-    loader: Literal["tables", "mjd-estimator"] = Field(
-        description="tables: your own files; mjd-estimator: the paper's 341 items with ChaosNLI dev and test."
-    )
-    items: str | None = Field(None, description="tables: CSV or Parquet file of items.")
-    human_explanations: str | None = Field(None, description="tables: CSV or Parquet file of human explanations.")
-
-
-class PairsData(Settings):
-    """Labelled pairs for the base classifier."""
-
-    loader: Literal["tables", "esnli", "multinli"] = Field(description="tables: your own file; else a public corpus.")
-    path: str | None = Field(None, description="tables: CSV or Parquet file with uid, the text fields and label.")
-    limit: int | None = Field(None, ge=1, description="Use the first N pairs only; the top-level limit does not.")
-
-
-class OodData(Settings):
-    """Out-of-distribution test rounds."""
-
-    loader: Literal["tables", "anli-dev", "anli-test"] = Field(description="tables: your own file; else ANLI.")
-    path: str | None = Field(None, description="tables: CSV or Parquet with uid, round, the text fields and label.")
-    rounds: list[str] = Field(["R1", "R2", "R3"], min_length=1, description="Rounds, in table order.")
-
-
-class Data(Settings):
-    """The data set."""
-
-    title: str = Field(description="Name of the data set, shown in every table and figure.")
-    synthetic: bool = Field(False, description="Marks tables and figures as made from synthetic data.")
-    items: ItemsData = Field(description="Items and human explanations.")
-    pairs: PairsData = Field(description="Labelled pairs for the base classifier.")
-    ood: OodData = Field(description="Out-of-distribution test rounds.")
-
-    @model_validator(mode="after")
-    def _tables_have_paths(self) -> Self:
-        if self.items.loader == "tables" and not self.items.items:
-            raise ValueError("items.loader tables needs items.items, the path of your file")
-        for name in ("pairs", "ood"):
-            part = getattr(self, name)
-            if part.loader == "tables" and not part.path:
-                raise ValueError(f"{name}.loader tables needs {name}.path, the path of your file")
-        return self
-
-    @property
-    def label(self) -> str:
-        """The data set's name as tables and figures show it."""
-        return f"{self.title} (synthetic)" if self.synthetic and "synthetic" not in self.title else self.title
 
 
 class Encoder(Settings):
@@ -142,68 +60,6 @@ class Encoder(Settings):
     )
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto: the best device present.")
     resources: Resources = Field(Resources(), description="What its jobs ask for.")
-
-
-EXPLAIN_FIELDS = frozenset({"label", "label_meaning"})
-SCORE_FIELDS = frozenset({"explanations", "options", "letters"})
-EXPLANATION_FIELDS = frozenset({"number", "text", "label", "label_meaning"})
-OPTION_FIELDS = frozenset({"letter", "label", "label_meaning"})
-
-
-class Prompts(Settings):
-    """Prompt templates; `{field}` is replaced. Text fields of the task are available in explain and score prompts."""
-
-    system: str | None = Field(None, description="System message; null leaves the chat template's default.")
-    explain: str | dict[str, str] = Field(
-        description="Asks for explanations; also {label}, {label_meaning}. One template, or one for each label key."
-    )
-    score: str = Field(
-        description="Asks for a letter without explanations; also {letters}, {options} or {option_A}, {option_B}, ..."
-    )
-    score_with_explanations: str = Field(description="The same with {explanations}.")
-    implicit: str = Field(description="One explanation, label hidden: {number}, {text}.")
-    explicit: str = Field(description="One explanation with its label: also {label}, {label_meaning}.")
-    option: str = Field("{letter}. {label}", description="One option line: {letter}, {label}, {label_meaning}.")
-    label_names: dict[str, str] = Field(
-        {}, description="How prompts write a label ({label}, {option_A}, ...), by label key; its name where left out."
-    )
-
-    def label_name(self, label: Label) -> str:
-        """How the prompts write a label."""
-        return self.label_names.get(label.key, label.name)
-
-    def explain_template(self, label: Label) -> str:
-        """The template that asks for explanations of a label."""
-        return self.explain if isinstance(self.explain, str) else self.explain[label.key]
-
-
-def check_templates(prompts: Prompts, text_fields: Sequence[str], labels: LabelSet) -> None:
-    """Check that every template has the fields it needs and no other; raises `ValueError`, for validators."""
-    texts = frozenset(text_fields)
-    single = frozenset(f"option_{letter}" for letter in labels.letters)
-    keys = frozenset(labels.keys)
-    if unknown := sorted(prompts.label_names.keys() - keys):
-        raise ValueError(f"prompts.label_names has {unknown[0]!r}, which is no label key ({', '.join(labels.keys)})")
-    explain = {"explain": prompts.explain} if isinstance(prompts.explain, str) else prompts.explain
-    if explain is prompts.explain:
-        if explain.keys() != keys:
-            raise ValueError(f"prompts.explain needs one template for each label key ({', '.join(labels.keys)})")
-        explain = {f"explain.{key}": template for key, template in explain.items()}
-    score, shown = texts | SCORE_FIELDS - {"explanations"} | single, texts | SCORE_FIELDS | single
-    for name, template, allowed, required in (
-        *((name, text, texts | EXPLAIN_FIELDS, texts) for name, text in explain.items()),
-        ("score", prompts.score, score, texts | {"options"}),
-        ("score_with_explanations", prompts.score_with_explanations, shown, texts | {"options", "explanations"}),
-        ("implicit", prompts.implicit, frozenset({"number", "text"}), {"text"}),
-        ("explicit", prompts.explicit, EXPLANATION_FIELDS, {"text", "label"}),
-        ("option", prompts.option, OPTION_FIELDS, {"letter", "label"}),
-    ):
-        fields = _template_fields(template, f"prompts.{name}")
-        for field in sorted(fields - allowed):
-            raise ValueError(f"prompts.{name} has unknown field {{{field}}} (known: {', '.join(sorted(allowed))})")
-        for field in sorted(required - fields):
-            if field != "options" or not single <= fields:
-                raise ValueError(f"prompts.{name} lacks the field {{{field}}}")
 
 
 class Sampling(Settings):
@@ -678,13 +534,6 @@ def generator_slug(generator: str) -> str:
 def source_slug(source: str, generator: str, scorer: str) -> str:
     """A source in paths: `@generator` is added when another model than the scorer wrote the explanations."""
     return source if generator == scorer or source in ("none", "human") else f"{source}@{generator_slug(generator)}"
-
-
-def _template_fields(template: str, key: str) -> frozenset[str]:
-    try:
-        return frozenset(name for _, name, _, _ in string.Formatter().parse(template) if name is not None)
-    except ValueError as error:
-        raise ValueError(f"{key} is not a valid template: {error} (write {{{{ and }}}} for braces)") from None
 
 
 def mirror_directory(configured: str | None) -> Path | None:

@@ -32,14 +32,7 @@ def config_schema() -> dict[str, Any]:
 def _type_name(annotation: Any) -> str:
     plain = isinstance(annotation, type) and not hasattr(annotation, "__args__")
     text = annotation.__name__ if plain else str(annotation)
-    for verbose, short in (
-        ("typing.", ""),
-        ("Literal", "one of "),
-        ("mjd.config.", ""),
-        ("mjd.config_llms.", ""),
-        ("mjd.registry.", ""),
-    ):
-        text = text.replace(verbose, short)
+    text = re.sub(r"\b(?:typing|mjd\.(?:config\w*|registry))\.", "", text).replace("Literal", "one of ")
     return text.replace("None", "null").replace("|", "\\|")
 
 

@@ -1,0 +1,100 @@
+"""Sections of the configuration that say what the data are: labels, text fields, items, pairs and OOD rounds."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from mjd.labels import LabelSet, label_set
+from mjd.settings import Settings
+
+
+class LabelEntry(Settings):
+    """One label."""
+
+    key: str = Field(pattern=r"^[A-Za-z0-9]+$", description="Short key: column suffix and value in files.")
+    name: str = Field(description="Name shown to people, LLMs and in checkpoints' id2label.")
+    meaning: str = Field("", description="What the label says about the text, for prompts ({label_meaning}).")
+
+
+class LabelCounts(Settings):
+    """A set of label counts that items carry, and how label-guided selection follows it."""
+
+    title: str = Field(description="Row title of its distribution in tables.")
+    guided_by: Literal["explanations", "counts"] = Field(
+        description="Label-guided selection walks the item's human explanations, or repeats each label by its count."
+    )
+
+
+class Task(Settings):
+    """The labels and text fields; NLI is one instance."""
+
+    labels: list[LabelEntry] = Field(min_length=2, max_length=10, description="Labels, in label order.")
+    text_fields: list[str] = Field(min_length=1, max_length=2, description="Text columns of an item.")
+    hjd_title: str = Field("ChaosNLI HJD", description="Row title of the human judgment distribution.")
+    label_counts: dict[str, LabelCounts] = Field({}, description="Label counts of items, by column prefix.")
+
+    @field_validator("labels")
+    @classmethod
+    def _distinct(cls, labels: list[LabelEntry]) -> list[LabelEntry]:
+        for what in ("key", "name"):
+            values = [getattr(label, what) for label in labels]
+            if len(set(values)) != len(values):
+                raise ValueError(f"label {what}s must differ: {', '.join(values)}")
+        return labels
+
+    @property
+    def label_set(self) -> LabelSet:
+        return label_set(label.model_dump() for label in self.labels)
+
+
+class ItemsData(Settings):
+    """Items and their human explanations."""
+
+    loader: Literal["tables", "mjd-estimator"] = Field(
+        description="tables: your own files; mjd-estimator: the paper's 341 items with ChaosNLI dev and test."
+    )
+    items: str | None = Field(None, description="tables: CSV or Parquet file of items.")
+    human_explanations: str | None = Field(None, description="tables: CSV or Parquet file of human explanations.")
+
+
+class PairsData(Settings):
+    """Labelled pairs for the base classifier."""
+
+    loader: Literal["tables", "esnli", "multinli"] = Field(description="tables: your own file; else a public corpus.")
+    path: str | None = Field(None, description="tables: CSV or Parquet file with uid, the text fields and label.")
+    limit: int | None = Field(None, ge=1, description="Use the first N pairs only; the top-level limit does not.")
+
+
+class OodData(Settings):
+    """Out-of-distribution test rounds."""
+
+    loader: Literal["tables", "anli-dev", "anli-test"] = Field(description="tables: your own file; else ANLI.")
+    path: str | None = Field(None, description="tables: CSV or Parquet with uid, round, the text fields and label.")
+    rounds: list[str] = Field(["R1", "R2", "R3"], min_length=1, description="Rounds, in table order.")
+
+
+class Data(Settings):
+    """The data set."""
+
+    title: str = Field(description="Name of the data set, shown in every table and figure.")
+    synthetic: bool = Field(False, description="Marks tables and figures as made from synthetic data.")
+    items: ItemsData = Field(description="Items and human explanations.")
+    pairs: PairsData = Field(description="Labelled pairs for the base classifier.")
+    ood: OodData = Field(description="Out-of-distribution test rounds.")
+
+    @model_validator(mode="after")
+    def _tables_have_paths(self) -> Self:
+        if self.items.loader == "tables" and not self.items.items:
+            raise ValueError("items.loader tables needs items.items, the path of your file")
+        for name in ("pairs", "ood"):
+            part = getattr(self, name)
+            if part.loader == "tables" and not part.path:
+                raise ValueError(f"{name}.loader tables needs {name}.path, the path of your file")
+        return self
+
+    @property
+    def label(self) -> str:
+        """The data set's name as tables and figures show it."""
+        return f"{self.title} (synthetic)" if self.synthetic and "synthetic" not in self.title else self.title
