@@ -12,6 +12,7 @@ import pyarrow as pa
 from mjd import metrics, stats
 from mjd.config import Statistics, System
 from mjd.distributions import Floats, aligned
+from mjd.errors import DataError
 from mjd.labels import LabelSet
 
 ITEM_METRICS = {
@@ -92,9 +93,14 @@ def stacked(
     """HJDs [n_items, K] and the systems' distributions [n_systems, n_items, K] of the items that have an HJD.
 
     Raises:
-        DataError: a system lacks an item (`distributions.aligned`).
+        DataError: no item has an HJD, or a system lacks an item (`distributions.aligned`).
     """
     known = items.dropna(subset=labels.columns("hjd"))
+    if known.empty:
+        raise DataError(
+            f"No training item has an HJD ({', '.join(labels.columns('hjd'))}) to compare distributions with.",
+            "Add HJDs to the items, or ask for tables that need none, such as tables/ood.csv.",
+        )
     human = known[labels.columns("hjd")].to_numpy(np.float64)
     models = [aligned(known["uid"], distributions[s.slug], labels, s.path or s.slug) for s in systems]
     return human, np.stack(models)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from mjd import stats
 from mjd.comparison import bootstrap, compare, for_people, schema
 from mjd.config import Statistics, System, read_config
+from mjd.errors import DataError
 from mjd.io import to_table
 
 LABELS = read_config("config/config.yaml").labels
@@ -131,6 +132,12 @@ def test_interval_of_a_weak_distance_correlation_encloses_it() -> None:
 
 def test_distance_correlation_with_a_constant_is_undefined() -> None:
     assert np.isnan(comparison().iloc[1]["dcor"])
+
+
+def test_comparing_needs_an_hjd() -> None:
+    items = pd.DataFrame({"uid": ["i1"], "hjd_e": [np.nan], "hjd_n": [np.nan], "hjd_c": [np.nan]})
+    with pytest.raises(DataError, match=r"No training item has an HJD .*ask for tables that need none"):
+        compare(items, [System("s", "s", "mjd")], {}, LABELS, Statistics(), 1, "made up")
 
 
 def test_systems_are_tested_against_their_reference() -> None:
