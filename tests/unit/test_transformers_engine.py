@@ -17,6 +17,8 @@ from mjd.errors import ModelError
 from mjd.llm.base import Generate, Message, Score
 from mjd.llm.chat_tokens import ChatTokenizer
 from mjd.llm.transformers_engine import TransformersEngine
+from mjd.llm.tree import parts
+from mjd.llm.tree_model import TreeModel
 from mjd.prompts import Explanation, score_prompts
 from tests.unit.tiny_llms import FAMILIES, save_tiny_llm
 
@@ -98,6 +100,24 @@ def test_a_tree_with_other_logits_is_noticed(
     assert re.search(r"plain batches, without prefix trees \(logits differ by", caplog.text)
     expected = one_at_a_time(models["llama"], requests())
     np.testing.assert_allclose([found[i] for i in range(len(expected))], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_workers_side_by_side_change_no_score(
+    models: dict[str, Path], family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mjd.llm.tree.SMALLEST_PART", 1)
+    tiny = cached_engine(models[family])
+    ids = tiny.tokens.encode([tiny.tokens.render(request.messages) for request in requests() + requests("It was dry.")])
+    assert len(parts(ids, 3)) == 3
+    found = {}
+    for n_workers in (1, 3):
+        model = TreeModel(tiny.model, 300, n_workers)
+        found[n_workers] = {
+            i: row for batch, logits in model.last_logits(ids) for i, row in zip(batch, logits, strict=True)
+        }
+    for i in range(len(ids)):
+        np.testing.assert_allclose(found[3][i], found[1][i], atol=1e-4)
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2"])

@@ -1,5 +1,6 @@
 """Prefix forests: the layout, and the passes that read it."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -83,6 +84,31 @@ def test_path_rows_lead_to_the_leaf(prompts: list[list[int]], size: int) -> None
         for prompt, leaf in zip(step.prompts, step.leaf, strict=True):
             rows = tree.path_rows(forest, step.nodes, step.start + int(leaf))
             assert forest.tokens[step.nodes[rows]].tolist() == prompts[prompt]
+
+
+@given(PROMPTS, st.integers(1, 4))
+def test_parts_hold_every_prompt_once_and_neighbours_together(prompts: list[list[int]], n_workers: int) -> None:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(tree, "SMALLEST_PART", 1)
+        dealt = tree.parts(prompts, n_workers)
+    assert all(dealt)
+    assert len(dealt) <= n_workers
+    order = [i for part in dealt for i in part]
+    assert sorted(order) == list(range(len(prompts)))
+    assert [prompts[i] for i in order] == sorted(prompts)
+
+
+def test_parts_are_cut_where_little_is_shared() -> None:
+    """Two stems of 300 nodes, one after 2 of its 3 branches of 10 nodes: the cut is between the stems."""
+    stem = {word: [word] * 300 for word in (1, 2)}
+    prompts = [stem[word] + [branch] * 10 for word in (1, 2) for branch in (7, 8, 9)]
+    assert tree.parts(prompts, 2) == [[0, 1, 2], [3, 4, 5]]
+
+
+def test_few_prompts_are_one_part_and_large_parts_are_more_than_workers() -> None:
+    assert len(tree.parts([[1] * 200, [2] * 200], 2)) == 1
+    many = [[word] * 1000 for word in range(40)]
+    assert [len(part) for part in tree.parts(many, 2)] == [10] * 4
 
 
 def test_blocks_read_multiples_of_keys() -> None:

@@ -7,13 +7,14 @@ passes before it is the keys and values of one root path, the ancestors of its f
 the tree. Attention is cut into blocks of consecutive nodes. In depth-first order every ancestor of a block's nodes is
 either inside the block or an ancestor of the block's first node, so no node is compared to the rest of the tree.
 
-`forest` and `passes` plan (NumPy); `mjd.llm.tree_attention` computes.
+`forest`, `parts` and `passes` plan (NumPy); `mjd.llm.tree_attention` computes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,9 @@ from numpy.typing import NDArray
 BLOCK = 128
 # Blocks read a multiple of this many keys, so that few shapes of matrices occur: kernels are made once a shape.
 KEYS_MULTIPLE = 16
+# Nodes that are worth a worker of their own, and nodes of a part above which there are more parts than workers.
+SMALLEST_PART = 256
+LARGE_PART = 8192
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -80,6 +84,27 @@ def forest(prompts: Sequence[Sequence[int]]) -> Forest:
     for nodes, at in closed:
         end[nodes] = at
     return Forest(np.concatenate(tokens), np.concatenate(depths), end, leaf)
+
+
+def parts(prompts: Sequence[Sequence[int]], n_workers: int) -> list[list[int]]:
+    """Deal prompts (their indices) into parts that workers walk side by side, each as a forest of its own.
+
+    Parts have about as many nodes each and are cut where neighbours share little, for what they share is computed in
+    both. There is one a worker, more when they are large, so that all workers end together, and a single one when the
+    prompts are few.
+    """
+    order = sorted(range(len(prompts)), key=lambda i: list(prompts[i]))
+    ids = [np.asarray(prompts[i], dtype=np.int64) for i in order]
+    shared = np.array([0, *(shared_prefix(a, b) for a, b in pairwise(ids))])
+    ends = np.cumsum(np.array([len(one) for one in ids]) - shared)
+    n_nodes = int(ends[-1])
+    if n_nodes < n_workers * SMALLEST_PART:
+        return [order]
+    n = int(np.clip(n_nodes // LARGE_PART, n_workers, 4 * n_workers))
+    before = np.concatenate([[0], ends[:-1]])
+    wanted = [n_nodes * k / n for k in range(1, n)]
+    cuts = sorted({int(np.argmin(np.abs(before - nodes) + shared)) for nodes in wanted} - {0})
+    return [order[start:stop] for start, stop in pairwise([0, *cuts, len(order)])]
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from threading import local
 from typing import Any
 
 import torch
@@ -11,7 +14,8 @@ import torch
 from mjd.errors import ModelError
 from mjd.llm import plain, tree_attention
 from mjd.llm.decoding import Decoder, Slots
-from mjd.llm.tree import forest, passes
+from mjd.llm.side_by_side import side_by_side
+from mjd.llm.tree import forest, parts, passes
 from mjd.llm.tree_attention import Attends, Walk
 
 log = logging.getLogger(__name__)
@@ -19,20 +23,29 @@ log = logging.getLogger(__name__)
 # Largest difference in logits between a tree and one prompt at a time that the check accepts.
 TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 0.5, torch.float16: 0.5}
 
+# Most passes at a time on a CPU. Each holds Python's lock for a few percent of its time.
+MOST_WORKERS = 4
+
 
 class TreeModel:
     """Forward calls whose attention follows a prefix tree.
 
     Args:
         model: any causal language model of Transformers, in evaluation mode.
-        tokens_per_pass: most tree nodes in one forward call: what bounds the memory.
+        tokens_per_pass: most tree nodes in forward calls at a time: what bounds the memory.
+        n_workers: forward calls at a time; None is one a thread on a CPU, up to four, and one on a GPU.
     """
 
-    def __init__(self, model: Any, tokens_per_pass: int) -> None:
+    def __init__(self, model: Any, tokens_per_pass: int, n_workers: int | None = None) -> None:
         self.model, self.tokens_per_pass = model, tokens_per_pass
         self.device: torch.device = model.device
+        on_cpu = self.device.type == "cpu"
+        self.n_workers = n_workers or (min(torch.get_num_threads(), MOST_WORKERS) if on_cpu else 1)
         self._plain_attention = model.config._attn_implementation
-        self._last_mlp = _OnlyPlaces(_last_mlp(model))
+        self._last_mlp = _OnlyPlaces()
+        last = _last_mlp(model)
+        if last is not None:
+            self._last_mlp.on(last)
         tree_attention.register()
 
     @torch.inference_mode()
@@ -45,7 +58,8 @@ class TreeModel:
             tokens, positions: [n_rows, n_tokens].
             places: [n] tokens of the one row whose logits are wanted; None: the last token of every row.
         """
-        self.model.set_attn_implementation(tree_attention.ATTENTION)
+        if self.model.config._attn_implementation != tree_attention.ATTENTION:
+            self.model.set_attn_implementation(tree_attention.ATTENTION)
         with self._last_mlp.at(places):
             out = self.model(
                 input_ids=tokens,
@@ -60,16 +74,25 @@ class TreeModel:
         self, ids: Sequence[Sequence[int]], tokens_per_pass: int | None = None
     ) -> Iterator[tuple[list[int], torch.Tensor]]:
         """Logits after the last token of each prompt (token ids), as (indices [n], logits [n, vocabulary])."""
-        tree = forest(ids)
+        dealt = parts(ids, self.n_workers)
+        n_workers = min(self.n_workers, len(dealt))
+        size = max((tokens_per_pass or self.tokens_per_pass) // n_workers, 1)
+        yield from side_by_side([partial(self._walk, ids, part, size) for part in dealt], n_workers)
+
+    def _walk(
+        self, ids: Sequence[Sequence[int]], part: list[int], size: int
+    ) -> Iterator[tuple[list[int], torch.Tensor]]:
+        """The same for the prompts with indices `part`, in passes of `size` nodes."""
+        tree = forest([ids[i] for i in part])
         tokens, depth = (torch.from_numpy(x).to(self.device) for x in (tree.tokens, tree.depth))
         walk = Walk(self.device)
-        for step in passes(tree, tokens_per_pass or self.tokens_per_pass):
+        for step in passes(tree, size):
             walk.begin(step)
-            part = slice(step.start, step.stop)
+            nodes = slice(step.start, step.stop)
             places = torch.from_numpy(step.leaf).to(self.device)
-            logits = self.forward(tokens[part][None], depth[part][None], places, walk)
+            logits = self.forward(tokens[nodes][None], depth[nodes][None], places, walk)
             if len(places):
-                yield step.prompts.tolist(), logits
+                yield [part[i] for i in step.prompts], logits
 
     def misfit(self, ids: Sequence[Sequence[int]], pad_id: int) -> str | None:
         """Why this model must not be run as a tree; None when its logits equal plain ones on a few of the prompts.
@@ -117,35 +140,36 @@ def _last_mlp(model: Any) -> torch.nn.Module | None:
     return None
 
 
-class _OnlyPlaces:
-    """Makes a module compute some places of [1, n, width] only and give zeros at the others.
+class _OnlyPlaces(local):
+    """Makes a module compute some places of [1, n, width] only and give zeros at the others; each thread its own.
 
     After the last layer only leaves are read; its MLP is 2.5 % of a 30-layer model.
     """
 
-    def __init__(self, module: torch.nn.Module | None) -> None:
-        self._places: torch.Tensor | None = None
-        self._shape = torch.Size()
-        if module is not None:
-            module.register_forward_pre_hook(self._before)
-            module.register_forward_hook(self._after)
+    places: torch.Tensor | None = None
+    shape = torch.Size()
 
-    def at(self, places: torch.Tensor | None) -> _OnlyPlaces:
-        self._places = places
-        return self
+    def on(self, module: torch.nn.Module) -> None:
+        """Do so from now on, while there are places."""
+        module.register_forward_pre_hook(self._before)
+        module.register_forward_hook(self._after)
 
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *error: object) -> None:
-        self._places = None
+    @contextmanager
+    def at(self, places: torch.Tensor | None) -> Iterator[None]:
+        """Set the places of this thread."""
+        self.places = places
+        try:
+            yield
+        finally:
+            self.places = None
 
     def _before(self, module: torch.nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        if self._places is None:
+        if self.places is None:
             return None
-        self._shape = given[0].shape
-        return (given[0].index_select(1, self._places), *given[1:])
+        self.shape = given[0].shape
+        return (given[0].index_select(1, self.places), *given[1:])
 
     def _after(self, module: torch.nn.Module, given: tuple[Any, ...], out: torch.Tensor) -> torch.Tensor | None:
-        if self._places is None:
+        if self.places is None:
             return None
-        return out.new_zeros(self._shape).index_copy_(1, self._places, out)
+        return out.new_zeros(self.shape).index_copy_(1, self.places, out)
