@@ -22,6 +22,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import torch
+from designs import flex, levels, packed
 from prompts_of_items import prompts_of, read_items
 from ways import (
     Measured,
@@ -44,6 +45,16 @@ from mjd.llm.chat_tokens import ChatTokenizer
 from mjd.llm.tree import forest
 from mjd.prompts import ScorePrompt
 
+# Names of the ways that run in this environment.
+WAYS = {
+    "tree": ("prefix tree", tree),
+    "levels": ("level by level", levels),
+    "packed": ("one sequence", packed),
+    "flex": ("FlexAttention", flex),
+    "plain": ("plain batches", plain),
+    "reference": ("reference", reference),
+}
+WAYS_HELP = f"what to measure: vllm, {', '.join(WAYS)} (flex needs a C++ compiler)"
 GIB = 2**30
 MOST_EXPLANATIONS = 5
 
@@ -127,7 +138,8 @@ def main() -> None:
     parser.add_argument("model", help="model directory")
     parser.add_argument("--config", help="configuration that names the items and prompts")
     parser.add_argument("--items", type=int, default=3)
-    parser.add_argument("--ways", nargs="*", default=["tree", "vllm", "plain", "reference"])
+    default = ["tree", "vllm", "plain", "reference"]
+    parser.add_argument("--ways", nargs="*", choices=["vllm", *WAYS], default=default, metavar="WAY", help=WAYS_HELP)
     vllm_python = os.environ.get("MJD_VLLM_PYTHON")
     parser.add_argument("--vllm-python", default=vllm_python, help="Python of an environment with vLLM")
     parser.add_argument("--growth", action="store_true", help="also 1 to 5 explanations")
@@ -142,7 +154,7 @@ def main() -> None:
         if way == "vllm" and arguments.vllm_python:
             measured["vLLM"] = vllm(work, arguments.vllm_python)
         elif way != "vllm":
-            name, run = {"tree": ("prefix tree", tree), "plain": ("plain batches", plain)}.get(way, (way, reference))
+            name, run = WAYS[way]
             measured[name] = alone(run, work)
     peak = {library: max(flops, before[library]) for library, flops in peaks().items()}
     given = {"model": arguments.model, "items": arguments.items, "threads": torch.get_num_threads(), "peak": peak}

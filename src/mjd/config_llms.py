@@ -128,7 +128,7 @@ class Llm(Settings):
         True, description="Compute what prompts share once (transformers engine); false: plain padded batches."
     )
     tokens_per_pass: int = Field(
-        2048, ge=256, description="Most prompt tokens in one forward pass: bounds the memory; a GPU likes more."
+        2048, ge=256, description="Most prompt tokens in forward passes at a time: bounds the memory; a GPU likes more."
     )
     batch_size: int = Field(24, ge=1, description="Answers generated at a time.")
     vllm: Vllm = Field(Vllm(), description="Settings of the engine vllm.")
