@@ -215,7 +215,9 @@ class System:
 class Config(Settings):
     """The whole configuration."""
 
-    extends: str | None = Field(None, description="Configuration file that this one is laid over, section by section.")
+    extends: str | None = Field(
+        None, description="Configuration file that this one is laid over, section by section; it may extend another."
+    )
     results_dir: str = Field("results", description="Where artifacts go.")
     downloads_dir: str = Field("results/downloads", description="Where raw files and model weights go.")
     mirror: str | None = Field(
@@ -551,15 +553,19 @@ def transform_of(values: Mapping[str, Any]) -> Transform:
 def load_config(values: Mapping[str, Any], where: str = "configuration") -> Config:
     """Check a plain mapping and return the typed configuration.
 
-    The mapping is laid over the file its `extends` names, section by section.
+    The mapping is laid over the file its `extends` names, section by section; that file may extend another.
 
     Raises:
-        ConfigError: a key is unknown or missing, or a value is not allowed.
+        ConfigError: a key is unknown or missing, a value is not allowed, or files extend one another in a circle.
     """
-    own = dict(values)
-    if "extends" not in own:
-        return check(Config, own, where)
-    return check(Config, _overlaid(_read_yaml(own["extends"]), own), where)
+    whole, base, seen = dict(values), values.get("extends"), [where]
+    while base:
+        seen.append(str(base))
+        if base in seen[:-1]:
+            raise ConfigError(f"Configuration files extend one another: {' -> '.join(seen)}.", "Break the circle.")
+        below = _read_yaml(base)
+        whole, base = _overlaid(below, whole), below.get("extends")
+    return check(Config, whole, where)
 
 
 def read_config(path: str | Path) -> Config:

@@ -1,5 +1,7 @@
 """The configuration: strict keys with the nearest valid one named, references checked, systems in table order."""
 
+from pathlib import Path
+
 import pytest
 import yaml
 
@@ -17,7 +19,7 @@ def llm(**more: object) -> dict:
     return {"title": "x", "model": "smollm2-135m-instruct", **more}
 
 
-@pytest.mark.parametrize("name", ["config.yaml", "public.yaml", "paper.yaml"])
+@pytest.mark.parametrize("name", ["config.yaml", "public.yaml", "public-all-orders.yaml", "paper.yaml"])
 def test_shipped_configs_are_valid(name: str) -> None:
     assert read_config(f"config/{name}").labels.keys == ("e", "n", "c")
 
@@ -109,6 +111,21 @@ def test_label_keys_must_differ() -> None:
 def test_missing_extended_file_is_an_error() -> None:
     with pytest.raises(ConfigError, match=r"config/nli2\.yaml cannot be read"):
         load_config({**values(), "extends": "config/nli2.yaml"})
+
+
+def test_a_file_may_extend_one_that_extends_another() -> None:
+    config, public = (read_config(f"config/{name}.yaml") for name in ("public-all-orders", "public"))
+    assert (config.scoring.orders, public.scoring.orders) == ("all", 1)
+    assert config.scoring.modes == public.scoring.modes
+    assert config.labels == public.labels
+
+
+def test_files_that_extend_one_another_are_refused(tmp_path: Path) -> None:
+    first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
+    first.write_text(f"extends: {second}\n")
+    second.write_text(f"extends: {first}\n")
+    with pytest.raises(ConfigError, match=r"extend one another: .*first.yaml -> .*second.yaml -> .*first.yaml"):
+        read_config(first)
 
 
 def test_classifier_rows_follow_the_poster() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from tests.workflow.conftest import ROOT, Run
 
-CONFIGS = ["config", "public", "paper"]
+CONFIGS = ["config", "public", "public-all-orders", "paper"]
 
 
 @pytest.mark.parametrize("name", CONFIGS)
