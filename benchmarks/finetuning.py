@@ -53,7 +53,7 @@ def save_base(encoder: str, directory: Path, labels: LabelSet) -> None:
 def run_mjd(base: Path, items: pd.DataFrame, labels: LabelSet, settings: FineTuning, systems: int, out: Path) -> Any:
     """Seconds a run, and the training history."""
     hjd = from_counts(items[items["split"] == "train"], "hjd", labels)
-    job = FineTuningJob(base, items, labels, TEXTS, MAX_LENGTH, torch.device("cpu"), settings)
+    job = FineTuningJob(base, items, labels, TEXTS, MAX_LENGTH, torch.device("cpu"), settings, out / "waiting")
     runs = [
         FineTuningRun(f"system-{k}", hjd, seed, out / f"{k}-{seed}")
         for seed in range(settings.seeds)

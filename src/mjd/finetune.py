@@ -7,6 +7,7 @@ gradient clipping and linear decay of the learning rate are kept here.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,11 +20,12 @@ import pandas as pd
 import torch
 from transformers import PreTrainedModel, get_linear_schedule_with_warmup
 
-from mjd import schemas
+from mjd import __version__, schemas
 from mjd.classifier import EncodedTexts, collate, encode, load_encoder, predict, save_classifier
 from mjd.config import BaseClassifier, FineTuning
 from mjd.distributions import Floats, Ints, aligned, from_counts
 from mjd.errors import DataError, ModelError
+from mjd.finished_runs import FinishedRuns
 from mjd.labels import LabelSet
 from mjd.logs import Progress
 from mjd.metrics import cross_entropy, f1, majority
@@ -197,6 +199,7 @@ class FineTuningJob:
         items: schema `items`; rows of split train (text) and dev (text and `hjd_*`) are used.
         labels, text_fields, max_length, device: as in `train_base`.
         settings: epochs, learning rate, batch size, evaluation interval (its `seeds` count is not used here).
+        waiting_dir: where finished runs wait for the others; the same job started again goes on from them.
     """
 
     base_dir: str | Path
@@ -206,6 +209,7 @@ class FineTuningJob:
     max_length: int
     device: torch.device
     settings: FineTuning
+    waiting_dir: str | Path
 
 
 @dataclass(frozen=True)
@@ -226,7 +230,8 @@ def finetune_systems(job: FineTuningJob, runs: Sequence[FineTuningRun], processe
     majority label of the dev HJD is kept (ties: lower dev loss, then earlier) and saved. Test items are not used.
 
     Many small runs keep several processes with one thread each busier than one process with several threads, and their
-    numbers do not depend on how many there are.
+    numbers do not depend on how many there are. Model directories are written when all runs have ended; a run that
+    ended before the job was killed is not trained again.
 
     Args:
         processes: runs at a time; 1 trains in this process, with its threads.
@@ -243,17 +248,33 @@ def finetune_systems(job: FineTuningJob, runs: Sequence[FineTuningRun], processe
     for run in runs:
         aligned(train["uid"], run.target, job.labels, f"System {run.slug}")
     history: list[pd.DataFrame] = []
+    outputs: dict[str, str | Path] = {}
     with Progress("fine-tuning", len(runs), "runs") as progress:
-        for run, course in zip(runs, _courses(job, runs, processes), strict=True):
+        for run, ended in zip(runs, _ended(job, runs, processes), strict=True):
+            course = ended.course
             history.append(course.assign(system=run.slug, seed=run.seed))
             log.info("%s, seed %d: best %s", run.slug, run.seed, course[course["is_best"]].iloc[0, :4].to_dict())
-            progress.done()
+            outputs[ended.key] = run.output_dir
+            if ended.earlier:
+                progress.cached()
+            else:
+                progress.done()
+    FinishedRuns(job.waiting_dir).hand_over(outputs)
     columns = schemas.columns(schemas.training_history())
     return pd.concat(history, ignore_index=True)[columns] if history else pd.DataFrame(columns=columns)
 
 
-def _courses(job: FineTuningJob, runs: Sequence[FineTuningRun], processes: int) -> Iterator[pd.DataFrame]:
-    """The course of every run, in order, as they end."""
+@dataclass(frozen=True)
+class _Ended:
+    """A run that ended: its key among the finished runs, its course, and whether an earlier job had trained it."""
+
+    key: str
+    course: pd.DataFrame
+    earlier: bool
+
+
+def _ended(job: FineTuningJob, runs: Sequence[FineTuningRun], processes: int) -> Iterator[_Ended]:
+    """Every run, in order, as they end."""
     if processes == 1 or len(runs) < 2:
         tuner = _Tuner(job)
         yield from map(tuner.run, runs)
@@ -272,11 +293,11 @@ def _start_worker(job: FineTuningJob) -> None:
     _worker.update(job=job)
 
 
-def _run_in_worker(run: FineTuningRun) -> pd.DataFrame:
+def _run_in_worker(run: FineTuningRun) -> _Ended:
     if "tuner" not in _worker:  # here and not at the start: an error reaches the parent as it is
         _worker["tuner"] = _Tuner(_worker["job"])
-    course: pd.DataFrame = _worker["tuner"].run(run)
-    return course
+    ended: _Ended = _worker["tuner"].run(run)
+    return ended
 
 
 class _Tuner:
@@ -292,16 +313,38 @@ class _Tuner:
         self.base = _copy_weights(self.model)
         self.encoded = encode(self.tokenizer, self.train, job.text_fields, job.max_length)
         self.dev = _DevSet(encode(self.tokenizer, dev, job.text_fields, job.max_length), hjd, majority(hjd))
+        self.finished = FinishedRuns(job.waiting_dir)
+        self.shared = self._hash_of_shared()
 
-    def run(self, run: FineTuningRun) -> pd.DataFrame:
-        """Train from the base weights and save the best step; returns step, train_loss, dev scores and is_best."""
+    def run(self, run: FineTuningRun) -> _Ended:
+        """Train from the base weights, keep the best step; the course is step, train_loss, dev scores and is_best."""
         targets = aligned(self.train["uid"], run.target, self.job.labels, f"System {run.slug}")
+        own = f"{self.shared} {run.slug} {run.seed} ".encode() + targets.tobytes()
+        key = hashlib.sha256(own).hexdigest()[:32]
+        earlier = self.finished.course(key)
+        if earlier is not None:
+            return _Ended(key, earlier, True)
         batches = finetuning_batches(self.encoded.lengths, self.job.settings, run.seed)
         self.model.load_state_dict(self.base)
         with _seeded(run.seed, self.job.device):
             course = _finetune(self.model, self.encoded, targets, batches, self.dev, self.job.settings)
-        save_classifier(self.model, self.tokenizer, run.output_dir)
-        return course
+        self.finished.put(key, course, lambda directory: save_classifier(self.model, self.tokenizer, directory))
+        return _Ended(key, course, False)
+
+    def _hash_of_shared(self) -> str:
+        """SHA-256 of everything but the targets and the seed that decides a run."""
+        job = self.job
+        found = hashlib.sha256(
+            f"{__version__} {torch.__version__} {torch.get_num_threads()} {job.device.type} {job.labels} "
+            f"{job.settings.model_dump_json(exclude={'seeds'})}".encode()
+        )
+        for tensor in self.base.values():
+            found.update(tensor.cpu().numpy().tobytes())
+        for encoded in (self.encoded, self.dev.encoded):
+            for rows in (encoded.input_ids, encoded.token_type_ids or []):
+                found.update(np.concatenate([*rows, encoded.lengths]).tobytes())
+        found.update(self.dev.hjd.tobytes())
+        return found.hexdigest()
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import math
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -273,7 +275,8 @@ def train(base: Path, nli_labels: LabelSet, toy_items: pd.DataFrame, tmp_path: P
     ) -> pd.DataFrame:
         targets = targets or {"hjd": from_counts(items, "hjd", nli_labels)}
         defaults = {"epochs": 5, "learning_rate": 2e-3, "batch_size": 4, "evaluate_every": 4}
-        job = FineTuningJob(base, items, nli_labels, FIELDS, 64, CPU, FineTuning.model_validate(defaults | settings))
+        chosen = FineTuning.model_validate(defaults | settings)
+        job = FineTuningJob(base, items, nli_labels, FIELDS, 64, CPU, chosen, tmp_path / "waiting")
         runs = [
             FineTuningRun(slug, target, seed, tmp_path / f"{slug}-{seed}")
             for seed in seeds
@@ -406,6 +409,32 @@ def test_worker_processes_give_the_same_courses_in_order(
     pd.testing.assert_frame_equal(train(targets, seeds=(1, 2), processes=2), alone, check_exact=True)
 
 
+@pytest.mark.parametrize("change", [{}, {"learning_rate": 1e-3}], ids=["same job", "other settings"])
+def test_a_stopped_job_goes_on_from_its_finished_runs(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, float]
+) -> None:
+    whole = train(seeds=(1, 2, 3), **change)
+    shutil.rmtree(tmp_path / "hjd-1")
+    run, trained = finetune._finetune, []
+
+    def finetune_run(*given: Any, stop_at: int) -> pd.DataFrame:
+        trained.append(1)
+        if len(trained) == stop_at:
+            raise KeyboardInterrupt
+        return run(*given)
+
+    monkeypatch.setattr(finetune, "_finetune", functools.partial(finetune_run, stop_at=3))
+    with pytest.raises(KeyboardInterrupt):
+        train(seeds=(1, 2, 3))
+    assert not (tmp_path / "hjd-1").exists()
+    trained.clear()
+    monkeypatch.setattr(finetune, "_finetune", functools.partial(finetune_run, stop_at=0))
+    again = train(seeds=(1, 2, 3), **change)
+    assert len(trained) == (3 if change else 1)
+    pd.testing.assert_frame_equal(again, whole, check_exact=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"hjd-1", "hjd-2", "hjd-3"}
+
+
 def test_missing_dev_hjd_is_refused(train: Train, toy_items: pd.DataFrame) -> None:
     with pytest.raises(DataError, match="HJD of the dev items: item dev-12"):
         train(items=set_hjd(toy_items, "dev", np.nan))
@@ -430,7 +459,7 @@ def test_base_with_another_label_order_is_refused(
     other = LabelSet(nli_labels.labels[::-1])
     with pytest.raises(ModelError, match="label order differs"):
         finetune_systems(
-            FineTuningJob(base, toy_items, other, FIELDS, 64, CPU, FineTuning()),
+            FineTuningJob(base, toy_items, other, FIELDS, 64, CPU, FineTuning(), tmp_path / "waiting"),
             [FineTuningRun("hjd", from_counts(toy_items, "hjd", other), 1, tmp_path / "never")] * n_runs,
             processes=n_runs,
         )

@@ -61,6 +61,7 @@ rule finetune:
         systems=[system.slug for system in TRAINED],
         runs=RUNS,
         training=CONFIG.finetuning.model_dump(exclude={"seeds"}),
+        waiting=f"{RESULTS}/store/finetuning/{{encoder}}",
         labels=CONFIG.label_entries,
         text_fields=CONFIG.task.text_fields,
         seeds=CONFIG.seeds,

@@ -18,6 +18,7 @@ with job(snakemake):
         text_fields=params.text_fields,
         **encoder,
         settings=check(FineTuning, params.training, "finetuning"),
+        waiting_dir=params.waiting,
     )
     runs = [
         FineTuningRun(slug, targets[slug], seed, checkpoint)

@@ -1,0 +1,52 @@
+"""Fine-tuning runs that ended while others of their job had not: a job that was killed goes on from them.
+
+A rule's outputs are removed before it runs again, so finished runs wait in a directory of their own and become outputs
+together when the last one has ended.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+
+from mjd.io import read_parquet, write_parquet
+
+
+class FinishedRuns:
+    """Model directories and courses of finished runs.
+
+    Args:
+        directory: where they wait.
+    """
+
+    def __init__(self, directory: str | Path) -> None:
+        self.directory = Path(directory)
+
+    def course(self, key: str) -> pd.DataFrame | None:
+        """The course of a finished run; None if it has not ended. `key` stands for everything that decides the run."""
+        course = self._course(key)
+        return read_parquet(course) if course.exists() and self._model(key).is_dir() else None
+
+    def put(self, key: str, course: pd.DataFrame, save: Callable[[Path], None]) -> None:
+        """Add a finished run; `save` writes its model directory."""
+        save(self._model(key))
+        write_parquet(course, self._course(key), pa.Schema.from_pandas(course, preserve_index=False))
+
+    def hand_over(self, outputs: dict[str, str | Path]) -> None:
+        """Move every key's model directory to its output, replace what is there, and forget all other runs."""
+        for key, output in outputs.items():
+            if Path(output).exists():
+                shutil.rmtree(output)
+            Path(output).parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(self._model(key), output)
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _model(self, key: str) -> Path:
+        return self.directory / key
+
+    def _course(self, key: str) -> Path:
+        return self.directory / f"{key}.parquet"
