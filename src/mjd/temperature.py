@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,8 @@ from mjd.distributions import Floats, Ints, fill_bounds, model_judgments, score_
 from mjd.errors import DataError
 from mjd.labels import LabelSet
 from mjd.metrics import kl_divergence
+
+log = logging.getLogger(__name__)
 
 # Bounds of the search: far beyond what turns scores into one-hot or uniform distributions.
 LOWEST, HIGHEST = 0.02, 500.0
@@ -45,7 +48,9 @@ def judge(
 
 
 def fit_temperature(scores: Floats, item_of: Ints, human: Floats) -> float:
-    """The temperature at which the mean KL from the HJDs to the MJDs is smallest.
+    """The temperature at which the mean KL from the HJDs to the MJDs is smallest, between `LOWEST` and `HIGHEST`.
+
+    `HIGHEST` means that the scores say nothing: uniform distributions are nearer to the HJDs.
 
     Args:
         scores: [n_prompts, K], prompts of one item next to each other.
@@ -57,7 +62,8 @@ def fit_temperature(scores: Floats, item_of: Ints, human: Floats) -> float:
         return float(kl_divergence(human, _judgments(scores, item_of, float(np.exp(log_temperature)))).mean())
 
     found = minimize_scalar(loss, bounds=(np.log(LOWEST), np.log(HIGHEST)), method="bounded")
-    return float(np.exp(found.x))
+    # The search comes close to a bound but never gets there.
+    return min((LOWEST, HIGHEST, float(np.exp(found.x))), key=lambda temperature: loss(np.log(temperature)))
 
 
 def cross_fitted_judgments(
@@ -96,6 +102,13 @@ def cross_fitted_judgments(
         temperature = fit_temperature(values[rows], position[item_of[rows]], human[fitted_on])
         p[fold == number] = _judgments(values, item_of, temperature)[fold == number]
         temperatures.append(temperature)
+    if HIGHEST in temperatures:
+        log.warning(
+            "%d of %d fitted temperatures are the highest tried (%g): uniform distributions would be nearer to the HJDs.",
+            temperatures.count(HIGHEST),
+            folds,
+            HIGHEST,
+        )
     mjd = pd.DataFrame(p, columns=labels.columns("p")).assign(n_prompts=np.bincount(item_of))
     mjd.insert(0, "uid", uids)
     return CrossFitted(mjd, temperatures)

@@ -7,7 +7,7 @@ import pytest
 from mjd.config import FittedSoftmax, Softmax, read_config
 from mjd.distributions import softmax
 from mjd.errors import DataError
-from mjd.temperature import cross_fitted_judgments, fit_temperature, judge
+from mjd.temperature import HIGHEST, cross_fitted_judgments, fit_temperature, judge
 
 LABELS = read_config("config/config.yaml").labels
 FOLDS = FittedSoftmax(kind="softmax-cv", folds=4)
@@ -27,6 +27,14 @@ def test_the_temperature_that_made_the_hjds_is_found() -> None:
     human = items[LABELS.columns("hjd")].to_numpy()
     values = scores[LABELS.columns("score")].to_numpy()
     assert fit_temperature(values, np.repeat(np.arange(40), 2), human) == pytest.approx(2.5, rel=1e-3)
+
+
+def test_scores_that_are_wrong_get_the_highest_temperature(caplog: pytest.LogCaptureFixture) -> None:
+    """HJDs of opposite scores: the flatter the MJDs, the better."""
+    scores, items = tables(40, -2.5)
+    fitted = cross_fitted_judgments(scores, items, FOLDS, LABELS, seed=1)
+    assert fitted.temperatures == [HIGHEST] * 4
+    assert "4 of 4 fitted temperatures are the highest tried (500)" in caplog.text
 
 
 def test_every_fold_finds_it_and_the_mjds_are_the_hjds() -> None:
