@@ -104,7 +104,7 @@ def cross_fitted_judgments(
         temperatures.append(temperature)
     if HIGHEST in temperatures:
         log.warning(
-            "%d of %d fitted temperatures are the highest tried (%g): uniform distributions would be nearer to the HJDs.",
+            "%d of %d fitted temperatures are the highest tried (%g): uniform ones would be nearer to the HJDs.",
             temperatures.count(HIGHEST),
             folds,
             HIGHEST,
