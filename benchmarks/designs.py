@@ -135,9 +135,11 @@ def packed(work: Work) -> Measured:
 
 @torch.inference_mode()
 def flex(work: Work) -> Measured:
-    """The whole tree as one sequence with FlexAttention, compiled before the first item is timed."""
+    """The whole tree as one sequence with FlexAttention, compiled for every item's length before it is timed."""
     from torch.nn.attention.flex_attention import create_block_mask
 
+    # For lengths that vary the compiler writes C++ that compilers refuse (PyTorch 2.13 on CPUs).
+    torch._dynamo.config.automatic_dynamic_shapes = False
     model = load(work.model, "flex_attention")
 
     def score(item: int) -> torch.Tensor:
@@ -150,7 +152,8 @@ def flex(work: Work) -> Measured:
         mask = create_block_mask(is_ancestor, None, None, len(tree), len(tree), device="cpu")
         return _packed_logits(model, tree, mask, work.letters)
 
-    score(0)
+    for item in range(len(work.items)):
+        score(item)
     return each_item("FlexAttention", len(work.items), score)
 
 

@@ -155,7 +155,10 @@ def main() -> None:
             measured["vLLM"] = vllm(work, arguments.vllm_python)
         elif way != "vllm":
             name, run = WAYS[way]
-            measured[name] = alone(run, work)
+            try:
+                measured[name] = alone(run, work)
+            except Exception:
+                logging.exception("%s failed and is left out", name)
     peak = {library: max(flops, before[library]) for library, flops in peaks().items()}
     given = {"model": arguments.model, "items": arguments.items, "threads": torch.get_num_threads(), "peak": peak}
     speeds = ", ".join(f"{flops / 1e9:.0f} GFLOP/s by {library}" for library, flops in peak.items())

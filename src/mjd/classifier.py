@@ -26,6 +26,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from mjd import onednn
+from mjd.devices import keep_freed_memory
 from mjd.distributions import Floats, Ints
 from mjd.errors import DataError, ModelError
 from mjd.labels import LabelSet
@@ -100,6 +101,7 @@ def load_encoder(
         if not pretrained_head:
             _renew_head(model, seed)
     model = model.to(device).eval()
+    keep_freed_memory()
     onednn.use_in_linear_layers(model)
     return model, tokenizer
 

@@ -59,7 +59,15 @@ class Encoder(Settings):
         description="Fine-tuning runs at a time, each a process; null: one a thread on a CPU, one at a time on a GPU.",
     )
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto: the best device present.")
-    resources: Resources = Field(Resources(), description="What its jobs ask for.")
+    resources: Resources = Field(
+        Resources(), description="What its jobs ask for; parallel runs add half of `mem_mb` for each beyond the first."
+    )
+
+    @property
+    def finetuning_mem_mb(self) -> int:
+        """Memory of fine-tuning in MB: `mem_mb`, and half of it for each parallel run beyond the first."""
+        runs = self.parallel_runs or (1 if self.resources.gpu else self.resources.threads)
+        return self.resources.mem_mb * (1 + runs) // 2
 
 
 class Sampling(Settings):

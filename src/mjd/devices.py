@@ -1,6 +1,9 @@
-"""Where models run: device names to torch devices, and the number of CPU threads."""
+"""Where models run: device names to torch devices, the number of CPU threads, and what becomes of freed memory."""
 
 from __future__ import annotations
+
+import contextlib
+import ctypes
 
 import torch
 
@@ -37,3 +40,20 @@ def set_threads(n: int) -> None:
     if n < 1:
         raise ValueError(f"threads must be at least 1, not {n}")
     torch.set_num_threads(n)
+
+
+# Parameters of glibc's mallopt (malloc.h), and a value that is larger than any tensor and fits its int.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+_LARGE = 2**30
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep freed memory for its next tensors; does nothing where the C library is not glibc.
+
+    By default memory of large tensors goes back to the system, which clears it page by page for the next ones: a tenth
+    of the time of training and scoring on CPUs.
+    """
+    with contextlib.suppress(AttributeError, OSError):
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_TRIM_THRESHOLD, _LARGE)
+        libc.mallopt(_MMAP_THRESHOLD, _LARGE)

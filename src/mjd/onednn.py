@@ -87,24 +87,21 @@ def product(x: torch.Tensor, weight: torch.Tensor, added: torch.Tensor | None = 
     return _linear(x, weight) if added is None else _sum(x, weight, added)
 
 
-class _Forward:
-    """The forward call of one linear layer."""
+class OneDnnLinear(torch.nn.Linear):
+    """A linear layer that multiplies by oneDNN where it can."""
 
-    def __init__(self, layer: torch.nn.Linear) -> None:
-        self.layer = layer
-
-    def __call__(self, input: torch.Tensor) -> torch.Tensor:
-        weight, bias = self.layer.weight, self.layer.bias
-        if not _fits(input, weight):
-            return linear(input, weight, bias)
-        if _differentiated(input, weight):
-            out: torch.Tensor = _Linear.apply(input, weight, bias)  # type: ignore[no-untyped-call]
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        if not _fits(input, self.weight):
+            return linear(input, self.weight, self.bias)
+        if _differentiated(input, self.weight):
+            out: torch.Tensor = _Linear.apply(input, self.weight, self.bias)  # type: ignore[no-untyped-call]
             return out
-        return _linear(input, weight, bias)
+        return _linear(input, self.weight, self.bias)
 
 
 def use_in_linear_layers(model: torch.nn.Module) -> None:
     """Make the linear layers of a model on the CPU multiply by oneDNN; weights stay as and where they are."""
     for layer in model.modules():
         if type(layer) is torch.nn.Linear and layer.weight.device.type == "cpu" and available():
-            layer.forward = _Forward(layer)  # type: ignore[method-assign]
+            # Another class, and not another `forward` that knows its layer: such a circle would outlive the model.
+            layer.__class__ = OneDnnLinear

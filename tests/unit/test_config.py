@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mjd.config import Config, load_config, read_config
+from mjd.config import Config, Encoder, load_config, read_config
 from mjd.errors import ConfigError
 
 
@@ -201,3 +201,16 @@ def test_speed_prices_and_connection_decide_no_number() -> None:
     elsewhere = load_config({**values(), "llms": {"smollm2": API | {"openai": {"base_url": "http://h/v1"}}}})
     assert one.deciding() == other.deciding()
     assert one.deciding() != elsewhere.llms["smollm2"].deciding()
+
+
+@pytest.mark.parametrize(
+    ("settings", "mem_mb"),
+    [
+        ({"resources": {"mem_mb": 3000, "threads": 1}}, 3000),
+        ({"resources": {"mem_mb": 3000, "threads": 4}}, 7500),
+        ({"resources": {"mem_mb": 3000, "threads": 4}, "parallel_runs": 2}, 4500),
+        ({"resources": {"mem_mb": 3000, "threads": 4, "gpu": 1}}, 3000),
+    ],
+)
+def test_parallel_fine_tuning_asks_for_more_memory(settings: dict, mem_mb: int) -> None:
+    assert Encoder(title="x", model="all-minilm-l6-v2", **settings).finetuning_mem_mb == mem_mb

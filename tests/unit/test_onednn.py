@@ -1,5 +1,8 @@
 """Products by oneDNN: PyTorch's values."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 
@@ -70,3 +73,15 @@ def test_other_types_are_pytorchs() -> None:
     layer = torch.nn.Linear(5, 7).to(torch.bfloat16)
     onednn.use_in_linear_layers(layer)
     assert layer(matrices(2)[0].bfloat16()).dtype == torch.bfloat16
+
+
+def test_weights_are_freed_with_the_model() -> None:
+    layer = torch.nn.Linear(5, 7)
+    onednn.use_in_linear_layers(layer)
+    weight = weakref.ref(layer.weight)
+    gc.disable()
+    try:
+        del layer
+        assert weight() is None
+    finally:
+        gc.enable()

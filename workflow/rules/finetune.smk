@@ -53,7 +53,7 @@ rule finetune:
         "../envs/mjd.yaml"
     threads: lambda wildcards: CONFIG.encoders[wildcards.encoder].resources.threads
     resources:
-        mem_mb=lambda wildcards: CONFIG.encoders[wildcards.encoder].resources.mem_mb,
+        mem_mb=lambda wildcards: CONFIG.encoders[wildcards.encoder].finetuning_mem_mb,
         runtime=lambda wildcards: CONFIG.encoders[wildcards.encoder].resources.runtime,
         gpu=lambda wildcards: CONFIG.encoders[wildcards.encoder].resources.gpu,
     params:

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from mjd import onednn
 from mjd.config import Llm
-from mjd.devices import resolve_device, set_threads
+from mjd.devices import keep_freed_memory, resolve_device, set_threads
 from mjd.llm import plain
 from mjd.llm.base import Engine, EngineInfo, Generate, Generated, Score, Scored, ScoreKind, Usage, Workplace
 from mjd.llm.chat_tokens import ChatTokenizer
@@ -41,6 +41,7 @@ class TransformersEngine(Engine):
     def __init__(self, directory: str | Path, settings: Llm, identity: str, workplace: Workplace | None = None) -> None:
         if workplace and workplace.threads:
             set_threads(workplace.threads)
+        keep_freed_memory()
         self.settings = settings
         self.device = resolve_device(settings.device)
         dtype = getattr(torch, settings.dtype)

@@ -239,7 +239,9 @@ def worker_environment(settings: Llm, threads: int) -> dict[str, str]:
         "VLLM_CPU_KVCACHE_SPACE": str(settings.vllm.cpu_cache_gb),
         "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, cores[:threads])),
     }
-    return defaults | dict(os.environ) | {"PYTHONPATH": str(SOURCE)}
+    # mjd lets PyTorch's waiting threads sleep; vLLM's have their cores to themselves and are faster when they spin.
+    given = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    return defaults | given | {"PYTHONPATH": str(SOURCE)}
 
 
 def _llm_arguments(directory: str | Path, settings: Llm) -> dict[str, Any]:
