@@ -58,8 +58,7 @@ class TreeModel:
             tokens, positions: [n_rows, n_tokens].
             places: [n] tokens of the one row whose logits are wanted; None: the last token of every row.
         """
-        if self.model.config._attn_implementation != tree_attention.ATTENTION:
-            self.model.set_attn_implementation(tree_attention.ATTENTION)
+        self._use_tree_attention()
         with self._last_mlp.at(places):
             out = self.model(
                 input_ids=tokens,
@@ -74,10 +73,15 @@ class TreeModel:
         self, ids: Sequence[Sequence[int]], tokens_per_pass: int | None = None
     ) -> Iterator[tuple[list[int], torch.Tensor]]:
         """Logits after the last token of each prompt (token ids), as (indices [n], logits [n, vocabulary])."""
+        self._use_tree_attention()  # once, before there are threads
         dealt = parts(ids, self.n_workers)
         n_workers = min(self.n_workers, len(dealt))
         size = max((tokens_per_pass or self.tokens_per_pass) // n_workers, 1)
         yield from side_by_side([partial(self._walk, ids, part, size) for part in dealt], n_workers)
+
+    def _use_tree_attention(self) -> None:
+        if self.model.config._attn_implementation != tree_attention.ATTENTION:
+            self.model.set_attn_implementation(tree_attention.ATTENTION)
 
     def _walk(
         self, ids: Sequence[Sequence[int]], part: list[int], size: int
