@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+from scipy.stats import gmean
 
 from mjd import metrics, stats
 from mjd.config import Statistics, System
 from mjd.distributions import Floats, aligned
 from mjd.errors import DataError
 from mjd.labels import LabelSet
+
+log = logging.getLogger(__name__)
 
 ITEM_METRICS = {
     "kl": metrics.kl_divergence,
@@ -24,20 +28,27 @@ ITEM_METRICS = {
 METRICS = ("kl", "js_distance", "tvd", "dcor", "js_divergence")
 TESTED = ("kl", "js_distance", "tvd", "dcor")
 SIGNIFICANCE = 0.05
+# Shuffles of the items that show which distance correlations independence gives.
+PERMUTATIONS = 999
+TEMPERATURES = ("temperature", "temperature_least", "temperature_most")
 VARIANT = ("scorer", "generator", "source", "selection", "mode", "transform")
 
 
 def schema() -> pa.Schema:
     """Columns of distribution_comparison.parquet: one row a system, each metric with its interval, n items.
 
-    `temperature` is the softmax temperature (the mean over folds where it was fitted). `reference` is the slug of "+
-    human-ex" of the same scorer, mode and transform; `{metric}_difference` the system minus the reference, with its
+    `temperature` is the softmax temperature; where it was fitted, the geometric mean over folds, with the least and the
+    most of them. `dcor_null_95` is the 95 % quantile of the distance correlation with shuffled items, and `dcor_null_p`
+    the permutation p of independence: distance correlations up to about `dcor_null_95` are what independence gives,
+    and their intervals, which do not know this floor, say nothing. `reference` is the slug of "+ human-ex" of the same
+    scorer, mode and transform; `{metric}_difference` the system minus the reference, with its
     interval, bootstrap p and Holm-adjusted p (family: all tested systems of the table), null without a reference.
     """
     fields = [pa.field(name, pa.string()) for name in ("slug", "system", *VARIANT)]
-    fields.append(pa.field("temperature", pa.float64()))
+    fields += [pa.field(name, pa.float64()) for name in TEMPERATURES]
     for name in METRICS:
         fields += [pa.field(column, pa.float64()) for column in (name, f"{name}_low", f"{name}_high")]
+    fields += [pa.field(name, pa.float64()) for name in ("dcor_null_95", "dcor_null_p")]
     fields.append(pa.field("reference", pa.string()))
     for name in TESTED:
         columns = (f"{name}_difference", f"{name}_difference_low", f"{name}_difference_high", f"{name}_p")
@@ -66,7 +77,7 @@ def bootstrap(human: Floats, models: Floats, counts: Floats) -> Bootstrapped:
 
     Returns:
         Metrics by name; the distance correlation of a model that gives every item the same distribution is NaN. Its
-        samples are recentred: items that a resample holds twice raise it.
+        samples are recentred: items that a resample holds twice raise it. Samples of a single item are NaN.
     """
     estimate: dict[str, Floats] = {}
     samples: dict[str, Floats] = {}
@@ -84,6 +95,8 @@ def bootstrap(human: Floats, models: Floats, counts: Floats) -> Bootstrapped:
     correlations = np.full((len(counts), len(models)), np.nan)
     correlations[:, ~constant] = stats.resampled_distance_correlations(human, models[~constant], counts)
     samples["dcor"] = stats.recentred(correlations, estimate["dcor"])
+    if len(human) < 2:  # every resample is that item
+        samples = {name: np.full_like(values, np.nan) for name, values in samples.items()}
     return Bootstrapped(estimate, samples)
 
 
@@ -114,7 +127,7 @@ def compare(
     settings: Statistics,
     seed: int,
     data_set: str,
-    temperatures: Mapping[str, float] | None = None,
+    temperatures: Mapping[str, Sequence[float]] | None = None,
 ) -> pd.DataFrame:
     """Compare every system's distributions with the HJD of the training items.
 
@@ -122,7 +135,7 @@ def compare(
         items: training items with `hjd_*`; items without an HJD are left out.
         systems: rows of the table; those with a `reference` among them are tested against it.
         distributions: system slug -> frame uid, p_*.
-        temperatures: system slug -> softmax temperature, where there is one.
+        temperatures: system slug -> softmax temperatures, where there are any: several if fitted, one a fold.
 
     Returns:
         The table of `schema`, systems in the order given.
@@ -138,20 +151,34 @@ def compare(
             for s in systems
         ]
     )
-    table["temperature"] = table["slug"].map(dict(temperatures or {})).astype(float)
+    of_folds = [(temperatures or {}).get(system.slug, [np.nan]) for system in systems]
+    table[list(TEMPERATURES)] = [(gmean(folds), min(folds), max(folds)) for folds in of_folds]
     for name in METRICS:
         table[name] = found.estimate[name]
         table[f"{name}_low"], table[f"{name}_high"] = stats.interval(found.samples[name], settings.confidence)
-    _test_against_references(table, found, settings.confidence)
+    null = stats.permuted_distance_correlations(human, models, PERMUTATIONS, seed)
+    table["dcor_null_95"] = np.quantile(null, 0.95, axis=0)
+    table["dcor_null_p"] = stats.permutation_p(found.estimate["dcor"], null)
+    _test_against_references(table, found, settings)
     table = table.assign(n=len(human), data_set=data_set)
     return table[list(schema().names)]
 
 
-def _test_against_references(table: pd.DataFrame, found: Bootstrapped, confidence: float) -> None:
+def _test_against_references(table: pd.DataFrame, found: Bootstrapped, settings: Statistics) -> None:
     """Add the paired differences from each system's reference; one Holm family for each metric."""
     place = {slug: row for row, slug in enumerate(table["slug"])}
     tested = [row for row, reference in enumerate(table["reference"]) if pd.notna(reference)]
     references = [place[table["reference"].iloc[row]] for row in tested]
+    smallest = min(1.0, 2 * len(tested) / (settings.resamples + 1))
+    if smallest >= SIGNIFICANCE:
+        log.warning(
+            "With %d resamples no difference can be significant: the smallest adjusted p of %d tests is %.2g. Raise "
+            "statistics.resamples above %d.",
+            settings.resamples,
+            len(tested),
+            smallest,
+            round(2 * len(tested) / SIGNIFICANCE),
+        )
     for name in TESTED:
         columns = [f"{name}_{what}" for what in ("difference", "difference_low", "difference_high", "p", "p_holm")]
         table[columns] = np.nan
@@ -159,7 +186,7 @@ def _test_against_references(table: pd.DataFrame, found: Bootstrapped, confidenc
             continue
         estimates, samples = found.estimate[name], found.samples[name]
         differences = samples[:, tested] - samples[:, references]
-        low, high = stats.interval(differences, confidence)
+        low, high = stats.interval(differences, settings.confidence)
         p = stats.two_sided_p(differences)
         values = np.stack([estimates[tested] - estimates[references], low, high, p, stats.holm(p)], axis=1)
         table.loc[table.index[tested], columns] = values

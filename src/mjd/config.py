@@ -408,7 +408,7 @@ class Config(Settings):
             self.mjd_system(scorer, generator, source, selection, mode, transform)
             for scorer in self.scoring.scorers
             for transform, how in self.scoring.transforms.items()
-            if isinstance(how, Softmax) or self.llms[scorer].score_kind == "logit"
+            if not isinstance(how, Norm) or self.llms[scorer].score_kind == "logit"
             for generator, source, selection, mode in self._variants(scorer)
         ]
 

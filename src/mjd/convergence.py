@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -17,16 +18,16 @@ from mjd.labels import LabelSet
 from mjd.metrics import kl_divergence, total_variation_distance
 from mjd.prompts import explanation_orders
 
-# Random draws of orders for each number of them; their mean is reported.
+# Draws of orders (seeds of `scoring.orders: N`) for each number of them; their mean is reported.
 DRAWS = 100
 ONE_PROMPT = "one prompt"
 
 
 def schema() -> pa.Schema:
-    """Columns of convergence.parquet: per scorer and `orders` (one prompt, 1, 2, ..., cyclic, all).
+    """Columns of convergence.parquet: per scorer and `orders` (one prompt, and values of `scoring.orders`).
 
-    `tvd_to_all` is the total variation distance from the MJD of all orders, mean over items and random draws, with a
-    bootstrap interval over items; `error_removed` the share of the error of one random prompt that is gone;
+    `tvd_to_all` is the total variation distance from the MJD of all orders, mean over items and `n_draws` seeds, with
+    a bootstrap interval over items; `error_removed` the share of the error of one random prompt that is gone;
     `kl_to_human` KL from the HJD in nats, null without HJDs.
     """
     texts = [pa.field(name, pa.string()) for name in ("scorer", "source", "mode", "orders")]
@@ -76,31 +77,27 @@ def arrange(scores: pd.DataFrame, items: pd.DataFrame, labels: LabelSet, tempera
 
 
 def convergence_rows(found: AllOrders, settings: Statistics, seed: int) -> pd.DataFrame:
-    """Rows of `schema` without the columns that name the scorer: one prompt, 1, 2, ... explanation orders, all.
+    """Rows of `schema` without the columns that name the scorer: one random prompt, then 1, 2, ..., cyclic, all.
 
-    Every explanation order comes with all option orders, as `scoring.orders` has it.
+    They are the orders of `mjd.prompts.explanation_orders`, each with all option orders, as `scoring.orders` has them.
     """
     n_items, n_orders, n_options, _ = found.p.shape
     by_order = found.p.mean(axis=2)
     whole = by_order.mean(axis=1)
     counts = stats.resample_counts(n_items, settings.resamples, seed)
     random = np.random.default_rng(seed)
-    rotations = [
-        found.explanation_orders.index(o) for o in explanation_orders(len(found.explanation_orders[0]), "cyclic", seed)
-    ]
+    place = {order: index for index, order in enumerate(found.explanation_orders)}
+    n_explanations = len(found.explanation_orders[0])
     flat = found.p.reshape(n_items, n_orders * n_options, -1)
     single = np.stack([flat[np.arange(n_items), random.integers(flat.shape[1], size=n_items)] for _ in range(DRAWS)])
     rows = [_row(ONE_PROMPT, single, whole, found.human, counts, settings.confidence) | {"n_prompts": 1}]
-    for size in _sizes(n_orders):
-        chosen = np.stack(
-            [random.permuted(np.tile(np.arange(n_orders), (n_items, 1)), axis=1)[:, :size] for _ in range(DRAWS)]
-        )
-        judged = np.stack([np.take_along_axis(by_order, draw[:, :, None], axis=1).mean(axis=1) for draw in chosen])
-        row = _row(str(size), judged, whole, found.human, counts, settings.confidence)
-        rows.append(row | {"n_prompts": size * n_options})
-    for name, judged in (("cyclic", by_order[:, rotations].mean(axis=1)), ("all", whole)):
-        row = _row(name, judged[None], whole, found.human, counts, settings.confidence)
-        rows.append(row | {"n_prompts": (len(rotations) if name == "cyclic" else n_orders) * n_options})
+    settings_of_orders: list[Literal["all", "cyclic"] | int] = [*_sizes(n_orders), "cyclic", "all"]
+    for orders in settings_of_orders:
+        seeds = range(seed, seed + DRAWS) if isinstance(orders, int) and orders > 1 else [seed]
+        drawn = [[place[order] for order in explanation_orders(n_explanations, orders, one)] for one in seeds]
+        judged = np.stack([by_order[:, chosen].mean(axis=1) for chosen in drawn])
+        row = _row(str(orders), judged, whole, found.human, counts, settings.confidence)
+        rows.append(row | {"n_prompts": len(drawn[0]) * n_options})
     table = pd.DataFrame(rows)
     return table.assign(error_removed=1 - table["tvd_to_all"] / table["tvd_to_all"].iloc[0], n=n_items)
 

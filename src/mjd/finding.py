@@ -17,19 +17,22 @@ from mjd.labels import LabelSet
 
 # Whether more of a metric is better (+1) or less (-1).
 BETTER = {"kl": -1, "dcor": 1}
-# Alike: the interval of the difference lies within this share of what human explanations gain over none.
+# Alike: the difference is within this share of what human explanations gain over none, either way.
 MARGIN = 0.5
 HOLDS, FAILS, OPEN = "holds", "does not hold", "undecided"
+MARGIN_ENDS = ("above_margin_low", "above_margin_high", "below_margin_low", "below_margin_high")
 
 
 def schema() -> pa.Schema:
     """Columns of finding.parquet: one row a scorer, generator, claim and metric.
 
     `gain` is the first system's advantage over the second (positive is better, whatever the metric), with its paired
-    bootstrap interval; `margin` is set for claims of likeness; `verdict` is holds, does not hold or undecided.
+    bootstrap interval; `verdict` is holds, does not hold or undecided. Claims of likeness have a `margin`, half of what
+    human explanations gain over none, which is itself uncertain: `above_margin_low` and `above_margin_high` are the
+    interval of gain - margin, `below_margin_low` and `below_margin_high` that of gain + margin.
     """
     texts = [pa.field(name, pa.string()) for name in ("scorer", "generator", "claim", "metric", "verdict")]
-    numbers = [pa.field(name, pa.float64()) for name in ("gain", "gain_low", "gain_high", "margin")]
+    numbers = [pa.field(name, pa.float64()) for name in ("gain", "gain_low", "gain_high", "margin", *MARGIN_ENDS)]
     return pa.schema([*texts, *numbers, pa.field("n", pa.int64()), pa.field("data_set", pa.string())])
 
 
@@ -77,13 +80,16 @@ def verdict_better(low: float, high: float) -> str:
     return FAILS if high < 0 else OPEN
 
 
-def verdict_alike(low: float, high: float, margin: float) -> str:
-    """Whether a difference with this interval lies within the margin; a margin of 0 or less decides nothing."""
-    if margin <= 0 or np.isnan([low, high]).any():
+def verdict_alike(margin: float, above: tuple[float, float], below: tuple[float, float]) -> str:
+    """Whether a difference lies within the margin, from the intervals of difference - margin and difference + margin.
+
+    A margin of 0 or less decides nothing: there is no gain to be alike in.
+    """
+    if margin <= 0 or np.isnan([*above, *below]).any():
         return OPEN
-    if -margin < low and high < margin:
+    if above[1] < 0 < below[0]:
         return HOLDS
-    return FAILS if low > margin or high < -margin else OPEN
+    return FAILS if above[0] > 0 or below[1] < 0 else OPEN
 
 
 def finding_table(
@@ -110,7 +116,7 @@ def finding_table(
     found = bootstrap(human, models, stats.resample_counts(len(human), settings.resamples, seed))
     place = {system.slug: index for index, system in enumerate(systems)}
     rows = [row for case in checked for row in _case_rows(case, found, place, settings.confidence)]
-    return pd.DataFrame(rows).assign(n=len(human), data_set=data_set)[list(schema().names)]
+    return pd.DataFrame(rows, columns=schema().names).assign(n=len(human), data_set=data_set)
 
 
 def _case_rows(
@@ -125,7 +131,8 @@ def _case_rows(
             estimate, samples = found.estimate[metric], found.samples[metric]
             return float(sign * (estimate[a] - estimate[b])), sign * (samples[:, a] - samples[:, b])
 
-        margin = MARGIN * gain(case.human, case.none)[0]
+        helps, helps_samples = gain(case.human, case.none)
+        margin, margins = MARGIN * helps, MARGIN * helps_samples
         for claim, better, than in (
             ("human explanations help", case.human, case.none),
             ("label-guided model explanations help", case.label_guided, case.none),
@@ -133,15 +140,30 @@ def _case_rows(
             ("label-free model explanations are behind human ones", case.human, case.label_free),
         ):
             estimate, samples = gain(better, than)
-            low, high = (float(end) for end in stats.interval(samples, confidence))
-            alike = claim.endswith("like human ones")
-            verdict = verdict_alike(low, high, margin) if alike else verdict_better(low, high)
-            numbers = {"gain": estimate, "gain_low": low, "gain_high": high, "margin": margin if alike else np.nan}
-            rows.append({**who, "claim": claim, "metric": metric, "verdict": verdict, **numbers})
+            low, high = _ends(samples, confidence)
+            row: dict[str, float | str] = {
+                **who,
+                "claim": claim,
+                "metric": metric,
+                "gain": estimate,
+                "gain_low": low,
+                "gain_high": high,
+            }
+            if claim.endswith("like human ones"):
+                above, below = (_ends(samples + shift, confidence) for shift in (-margins, margins))
+                row |= {"margin": margin} | dict(zip(MARGIN_ENDS, (*above, *below), strict=True))
+                rows.append(row | {"verdict": verdict_alike(margin, above, below)})
+            else:
+                rows.append(row | {"verdict": verdict_better(low, high)})
     verdicts = [row["verdict"] for row in rows]
     whole = HOLDS if set(verdicts) == {HOLDS} else FAILS if FAILS in verdicts else OPEN
     rows.append({**who, "claim": "finding", "metric": "kl and dcor", "verdict": whole})
     return rows
+
+
+def _ends(samples: Floats, confidence: float) -> tuple[float, float]:
+    low, high = stats.interval(samples, confidence)
+    return float(low), float(high)
 
 
 def lines(table: pd.DataFrame) -> list[str]:

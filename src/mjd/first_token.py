@@ -21,6 +21,9 @@ from mjd.scoring import PromptSettings, item_prompts
 
 VARIANT = ("scorer", "generator", "source", "selection", "mode")
 
+# What follows an "A" that is an article: a word, other than those that follow an option's letter.
+_ARTICLE = re.compile(r"\s+(?!(?:is|or|and|as|because|since)\b)[a-z]")
+
 
 def answers_schema() -> pa.Schema:
     """Columns of analyses/first_token/{llm}.parquet: one row a sampled prompt.
@@ -40,9 +43,11 @@ def schema() -> pa.Schema:
     `label_mass_*` are the mean and the 5 % quantile over all `n_prompts` of the probability of all label letters at
     the first position. `share_no_letter` of the `n_generated` sampled prompts got an answer without a letter; among
     the others, `share_different` have another letter than the first-token argmax, with a Clopper-Pearson interval.
+    `share_first_option` of all prompts have the highest score at the option shown first: near 1 the scorer answers
+    with the first letter whatever it reads, and agreement between answer and argmax says little.
     """
     texts = [pa.field(name, pa.string()) for name in ("system", *VARIANT)]
-    numbers = ("label_mass_mean", "label_mass_p05", "share_no_letter")
+    numbers = ("label_mass_mean", "label_mass_p05", "share_first_option", "share_no_letter")
     ends = ("share_different", "share_different_low", "share_different_high")
     counts = [pa.field(name, pa.int64()) for name in ("n_prompts", "n_generated")]
     floats = [pa.field(name, pa.float64()) for name in (*numbers, *ends)]
@@ -62,10 +67,10 @@ class Variant:
 def answer_letter(text: str, letters: Sequence[str]) -> str | None:
     """The first option letter that stands alone in an answer (`B`, `(B)`, `B. neutral`); None if there is none.
 
-    A sentence-initial article "A" followed by a word counts as no letter.
+    An article ("A neutral answer") is no letter; "A is right" and "A or B" start with one.
     """
     for match in re.finditer(rf"(?<![A-Za-z'])([{''.join(letters)}])(?![A-Za-z'])", text):
-        if not (match[1] == "A" and re.match(r"\s+[a-z]", text[match.end() :])):
+        if not (match[1] == "A" and _ARTICLE.match(text, match.end())):
             return match[1]
     return None
 
@@ -119,6 +124,7 @@ def first_token_table(
         told = asked.dropna(subset=["letter"])
         row = {"system": system.title} | {name: getattr(system, name) for name in VARIANT}
         row |= {"label_mass_mean": table["label_mass"].mean(), "label_mass_p05": table["label_mass"].quantile(0.05)}
+        row |= {"share_first_option": _share_first_option(table)}
         row |= {"share_no_letter": 1 - len(told) / len(asked) if len(asked) else np.nan}
         row |= {"n_prompts": len(table), "n_generated": len(asked)}
         if len(told):
@@ -128,3 +134,12 @@ def first_token_table(
             row |= {"share_different_low": ends.low, "share_different_high": ends.high}
         rows.append(row)
     return pd.DataFrame(rows, columns=[*schema().names[:-1]]).assign(data_set=data_set)
+
+
+def _share_first_option(scores: pd.DataFrame) -> float:
+    """Share of prompts whose highest known score is that of the option shown first."""
+    values = scores[[column for column in scores if str(column).startswith("score_") and column != "score_bound"]]
+    best = values.to_numpy(np.float64).copy()
+    best[np.isnan(best)] = -np.inf
+    keys = np.array([str(column).removeprefix("score_") for column in values])[best.argmax(axis=1)]
+    return float(np.mean(keys == scores["option_order"].str.split(",").str[0].to_numpy()))

@@ -74,8 +74,10 @@ def total_variation_distance(p: npt.ArrayLike, q: npt.ArrayLike) -> Floats:
 
 
 def distance_correlation(p: npt.ArrayLike, q: npt.ArrayLike) -> float:
-    """Distance correlation of the two [n_items, K] matrices (Székely et al. 2007), 0 (independent) to 1.
+    """Distance correlation of the two [n_items, K] matrices (Székely et al. 2007), 0 to 1 (V-statistic, not squared).
 
+    Independent data do not give 0 but a value that falls with n, about 0.1 for 341 items
+    (`stats.permuted_distance_correlations`).
     A property of the data set, not a mean over items. NaN for fewer than 2 items; 0 when one side does not vary.
     Shapes and errors as in `kl_divergence`.
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -75,18 +76,29 @@ def explanation_orders(n: int, orders: Literal["all", "cyclic"] | int, seed: int
     Args:
         n: number of explanations; 0 gives one empty order.
         orders: `all` n! permutations, the n `cyclic` rotations (each explanation once in each place), or that many
-            distinct permutations, drawn with `seed`, the listed order always among them.
+            distinct permutations (all if there are no more), drawn with `seed`, the listed order always among them.
     """
     if n == 0:
         return [()]
     listed = tuple(range(n))
     if orders == "cyclic":
         return [listed[shift:] + listed[:shift] for shift in range(n)]
-    permutations = list(itertools.permutations(listed))
-    if orders == "all" or orders >= len(permutations):
-        return permutations
-    others = random.Random(seed).sample(permutations[1:], orders - 1)
-    return [listed, *sorted(others)]
+    if orders == "all" or orders >= math.factorial(n):
+        return list(itertools.permutations(listed))
+    # Numbers of permutations, not a list of them: 10 explanations have 3.6 million.
+    drawn, chosen = random.Random(seed), {0}
+    while len(chosen) < orders:
+        chosen.add(drawn.randrange(math.factorial(n)))
+    return [_permutation(n, number) for number in sorted(chosen)]
+
+
+def _permutation(n: int, number: int) -> tuple[int, ...]:
+    """Permutation `number` (from 0) of 0, ..., n - 1, in lexicographic order."""
+    left, found = list(range(n)), []
+    for size in range(n - 1, -1, -1):
+        place, number = divmod(number, math.factorial(size))
+        found.append(left.pop(place))
+    return tuple(found)
 
 
 def score_prompts(

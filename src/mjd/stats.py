@@ -12,6 +12,10 @@ Floats = NDArray[np.float64]
 
 # Squared distance covariances below this are zero up to rounding: one side is constant.
 _CONSTANT = 1e-24
+# Scores that differ by less are equal up to rounding.
+_EQUAL = 1e-12
+# Most numbers in a block of `permuted_distance_correlations`: 128 MiB.
+_BLOCK = 2**25
 
 
 def resample_counts(n_items: int, resamples: int, seed: int) -> Floats:
@@ -65,6 +69,16 @@ def two_sided_p(differences: npt.ArrayLike) -> Floats:
     return np.where(known > 0, p, np.nan)
 
 
+def permutation_p(observed: Floats, permuted: Floats) -> Floats:
+    """One-sided p of observed statistics [n] from their values [permutations, n] under the hypothesis; NaN stays.
+
+    The share of permutations with at least the observed value, the observed one counted among them (Phipson and Smyth
+    2010).
+    """
+    p = (1 + (permuted >= observed).sum(axis=0)) / (1 + len(permuted))
+    return np.where(np.isnan(observed), np.nan, p)
+
+
 def holm(p: npt.ArrayLike) -> Floats:
     """Holm-adjusted p-values of one family [n]: they control the family-wise error rate. NaN stays and is not counted.
 
@@ -96,15 +110,15 @@ def t_half_width(sd: npt.ArrayLike, n: npt.ArrayLike, confidence: float) -> Floa
 def paired_t_p(differences: npt.ArrayLike) -> float:
     """Two-sided p of a paired t-test on differences [n] of runs that share a seed; NaN for fewer than two.
 
-    Differences that are all equal have no spread to test with: p is 1 when they are 0, and NaN otherwise.
+    Differences that are all equal, up to rounding, have no spread to test with: p is 1 when they are 0, else NaN.
     """
     from scipy.stats import ttest_1samp
 
     samples = np.asarray(differences, np.float64)
     if len(samples) < 2:
         return float("nan")
-    if np.ptp(samples) == 0:
-        return 1.0 if samples[0] == 0 else float("nan")
+    if np.ptp(samples) < _EQUAL:
+        return 1.0 if abs(samples[0]) < _EQUAL else float("nan")
     return float(ttest_1samp(samples, 0.0).pvalue)
 
 
@@ -137,6 +151,44 @@ def resampled_distance_correlations(p: Floats, models: Floats, counts: Floats) -
             correlations[:, index] = np.sqrt(covariance / np.sqrt(product))
         correlations[product <= _CONSTANT, index] = np.nan
     return correlations
+
+
+def permuted_distance_correlations(p: Floats, models: Floats, permutations: int, seed: int) -> Floats:
+    """Distance correlation of p with each model when the items of p are shuffled: its values under independence.
+
+    They are far from 0 for a few hundred items: the statistic is a root of something that cannot be negative. NaN where
+    one side is constant.
+
+    Args:
+        p: [n_items, K]; models: [n_models, n_items, K].
+        permutations: shuffles, the same for all models; seed: of the shuffles.
+
+    Returns:
+        [permutations, n_models].
+    """
+    n = len(p)
+    random = np.random.default_rng(seed)
+    shuffles = np.stack([random.permutation(n) for _ in range(permutations)])
+    a = _distances(p)
+    block = max(_BLOCK // n**2, 1)
+    found = np.empty((permutations, len(models)))
+    for first in range(0, len(models), block):
+        # Rows and columns of a centred matrix sum to 0, so one side need not be centred.
+        b = np.stack([_centred(_distances(q)) for q in models[first : first + block]]).reshape(-1, n**2)
+        for start in range(0, permutations, block):
+            shuffled = np.stack([a[np.ix_(order, order)] for order in shuffles[start : start + block]])
+            found[start : start + block, first : first + block] = shuffled.reshape(-1, n**2) @ b.T
+    variances = np.array([np.square(_centred(_distances(q)), dtype=np.float64).sum() for q in (p, *models)])
+    product = variances[0] * variances[1:]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        correlations = np.sqrt(np.clip(found, 0, None) / np.sqrt(product))
+    return np.where(product > _CONSTANT * n**4, correlations, np.nan)
+
+
+def _centred(distances: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A distance matrix [n, n] without its row, column and grand means."""
+    means = distances.mean(axis=0, dtype=np.float64)
+    return np.asarray(distances - means[:, None] - means[None, :] + means.mean(), np.float32)
 
 
 def _distances(points: Floats) -> NDArray[np.float32]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from scipy.optimize import minimize_scalar
+from scipy.stats import gmean
 
 from mjd.config import FittedSoftmax, Transform
 from mjd.distributions import Floats, Ints, fill_bounds, model_judgments, score_matrix, softmax
@@ -20,6 +21,8 @@ log = logging.getLogger(__name__)
 
 # Bounds of the search: far beyond what turns scores into one-hot or uniform distributions.
 LOWEST, HIGHEST = 0.02, 500.0
+# Temperatures tried first, evenly spaced in log: a factor of 1.29 apart.
+GRID = np.geomspace(LOWEST, HIGHEST, 41)
 
 
 @dataclass(frozen=True)
@@ -35,22 +38,24 @@ def judge(
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """MJDs (uid, p_*, n_prompts) by any transform, and what was applied, for provenance.
 
-    A fitted temperature is given as `temperatures`, one a fold, and their mean as `temperature`; `bounded_prompts` is
-    the number of prompts in which a label's upper bound stood in for its score (`distributions.fill_bounds`).
+    A fitted temperature is given as `temperatures`, one a fold, and their geometric mean as `temperature`;
+    `bounded_prompts` is the number of prompts in which a label's upper bound stood in for its score
+    (`distributions.fill_bounds`).
     """
     scores, n_bounded = fill_bounds(scores, labels)
     applied = how.model_dump() | {"bounded_prompts": n_bounded}
     if not isinstance(how, FittedSoftmax):
         return model_judgments(scores, how, labels), applied
     fitted = cross_fitted_judgments(scores, items, how, labels, seed)
-    found = {"temperature": float(np.mean(fitted.temperatures)), "temperatures": fitted.temperatures}
+    found = {"temperature": float(gmean(fitted.temperatures)), "temperatures": fitted.temperatures}
     return fitted.mjd, applied | found
 
 
 def fit_temperature(scores: Floats, item_of: Ints, human: Floats) -> float:
     """The temperature at which the mean KL from the HJDs to the MJDs is smallest, between `LOWEST` and `HIGHEST`.
 
-    `HIGHEST` means that the scores say nothing: uniform distributions are nearer to the HJDs.
+    `HIGHEST` means that uniform distributions are nearer to the HJDs, `LOWEST` that only the best label of each prompt
+    counts, not by how much. The mean over prompts can have several minima: the best of `GRID` is refined.
 
     Args:
         scores: [n_prompts, K], prompts of one item next to each other.
@@ -61,9 +66,12 @@ def fit_temperature(scores: Floats, item_of: Ints, human: Floats) -> float:
     def loss(log_temperature: float) -> float:
         return float(kl_divergence(human, _judgments(scores, item_of, float(np.exp(log_temperature)))).mean())
 
-    found = minimize_scalar(loss, bounds=(np.log(LOWEST), np.log(HIGHEST)), method="bounded")
-    # The search comes close to a bound but never gets there.
-    return min((LOWEST, HIGHEST, float(np.exp(found.x))), key=lambda temperature: loss(np.log(temperature)))
+    grid = np.log(GRID)
+    best = int(np.argmin([loss(x) for x in grid]))
+    around = (grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)])
+    found = minimize_scalar(loss, bounds=around, method="bounded", options={"xatol": 1e-4})
+    # The search comes close to an end but never gets there.
+    return float(GRID[best] if loss(grid[best]) <= found.fun else np.exp(found.x))
 
 
 def cross_fitted_judgments(
@@ -102,13 +110,12 @@ def cross_fitted_judgments(
         temperature = fit_temperature(values[rows], position[item_of[rows]], human[fitted_on])
         p[fold == number] = _judgments(values, item_of, temperature)[fold == number]
         temperatures.append(temperature)
-    if HIGHEST in temperatures:
-        log.warning(
-            "%d of %d fitted temperatures are the highest tried (%g): uniform ones would be nearer to the HJDs.",
-            temperatures.count(HIGHEST),
-            folds,
-            HIGHEST,
-        )
+    for end, meaning in (
+        (HIGHEST, "highest tried (%g): uniform distributions would be nearer to the HJDs."),
+        (LOWEST, "lowest tried (%g): only the best label of each prompt counts, not by how much."),
+    ):
+        if end in temperatures:
+            log.warning("%d of %d fitted temperatures are the " + meaning, temperatures.count(end), folds, end)
     mjd = pd.DataFrame(p, columns=labels.columns("p")).assign(n_prompts=np.bincount(item_of))
     mjd.insert(0, "uid", uids)
     return CrossFitted(mjd, temperatures)

@@ -183,6 +183,8 @@ def test_norm_is_absent_where_scores_are_log_probabilities() -> None:
     config = read_config("config/paper.yaml")
     norm = {system.scorer for system in config.mjd_systems() if system.transform == "norm"}
     assert norm == {"llama3"}
+    fitted = {system.scorer for system in config.mjd_systems() if system.transform == "softmax-cv"}
+    assert fitted == {"llama3", "gpt4o"}
     assert {system.scorer for system in config.mjd_systems()} == {"llama3", "gpt4o"}
 
 

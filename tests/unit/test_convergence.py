@@ -54,6 +54,15 @@ def test_prompts_count_option_orders() -> None:
     assert found.to_dict() == {ONE_PROMPT: 1, "1": 6, "2": 12, "3": 18, "4": 24, "cyclic": 18, "all": 36}
 
 
+def test_one_order_is_the_listed_one_for_every_item() -> None:
+    table = scores(1.0)
+    found = convergence_rows(arrange(table, ITEMS, LABELS, 1.0), SETTINGS, seed=1).set_index("orders")
+    p = table[COLUMNS].apply(np.exp).pipe(lambda e: e.div(e.sum(axis=1), axis=0)).assign(uid=table["uid"])
+    difference = p[table["explanation_order"] == "0,1,2"].groupby("uid").mean() - p.groupby("uid").mean()
+    assert found.loc["1", "tvd_to_all"] == pytest.approx(difference.abs().sum(axis=1).mean() / 2)
+    assert found["n_draws"].to_dict() == {ONE_PROMPT: 100, "1": 1, "2": 100, "3": 100, "4": 100, "cyclic": 1, "all": 1}
+
+
 def test_cyclic_takes_the_rotations() -> None:
     table = scores(1.0)
     found = convergence_rows(arrange(table, ITEMS, LABELS, 1.0), SETTINGS, seed=1).set_index("orders")

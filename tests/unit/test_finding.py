@@ -67,16 +67,28 @@ def test_better(low: float, high: float, verdict: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "margin", "verdict"),
+    ("margin", "above", "below", "verdict"),
     [
-        (-0.1, 0.1, 0.2, "holds"),
-        (-0.3, 0.1, 0.2, "undecided"),
-        (0.3, 0.4, 0.2, "does not hold"),
-        (-0.1, 0.1, -0.2, "undecided"),
+        (0.2, (-0.3, -0.1), (0.1, 0.3), "holds"),
+        (0.2, (-0.3, 0.1), (0.1, 0.3), "undecided"),
+        (0.2, (0.1, 0.2), (0.5, 0.6), "does not hold"),
+        (0.2, (-0.6, -0.5), (-0.2, -0.1), "does not hold"),
+        (-0.2, (-0.3, -0.1), (0.1, 0.3), "undecided"),
+        (0.2, (np.nan, np.nan), (0.1, 0.3), "undecided"),
     ],
 )
-def test_alike(low: float, high: float, margin: float, verdict: str) -> None:
-    assert verdict_alike(low, high, margin) == verdict
+def test_alike(margin: float, above: tuple[float, float], below: tuple[float, float], verdict: str) -> None:
+    assert verdict_alike(margin, above, below) == verdict
+
+
+def test_an_uncertain_margin_widens_the_intervals_of_likeness() -> None:
+    found = table({"none": 0.1, "human": 0.9, "lf": 0.3, "varierr-lg": 0.9}).set_index(["claim", "metric"])
+    likeness = found.loc[("label-guided model explanations are like human ones", "kl")]
+    above, below = likeness["gain"] - likeness["margin"], likeness["gain"] + likeness["margin"]
+    assert likeness["above_margin_low"] < above < likeness["above_margin_high"]
+    assert likeness["below_margin_low"] < below < likeness["below_margin_high"]
+    of_gain = likeness["gain_high"] - likeness["gain_low"]
+    assert likeness["above_margin_high"] - likeness["above_margin_low"] > of_gain
 
 
 def test_nothing_to_check_is_an_empty_table() -> None:

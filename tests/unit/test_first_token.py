@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -28,6 +29,9 @@ SYSTEM = System("s", "System", "mjd", scorer="llm", source="none", mode="plain")
         ("**A**", "A"),
         ("A", "A"),
         ("A man may be tall, so: B", "B"),
+        ("A is correct, not B.", "A"),
+        ("A or B", "A"),
+        ("A neutral answer", None),
         ("entailment", None),
         ("I can't say", None),
         ("D", None),
@@ -70,8 +74,13 @@ def test_answers_are_asked_for_once(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(first, second)
 
 
+def score_table(mass: list[float], option_orders: list[str], values: list[tuple[float, ...]]) -> pd.DataFrame:
+    scores = pd.DataFrame(values, columns=LABELS.columns("score"))
+    return scores.assign(label_mass=mass, option_order=option_orders, score_bound=np.nan)
+
+
 def test_table_counts_by_hand() -> None:
-    scores = pd.DataFrame({"label_mass": [0.5, 0.7]})
+    scores = score_table([0.5, 0.7], ["e,n,c", "n,c,e"], [(2.0, 1.0, np.nan), (2.0, 1.0, 0.0)])
     answers = pd.DataFrame(
         {"system": "s", "first_token_letter": ["A", "B", "C", "A"], "letter": ["A", "B", "A", None], "text": ""}
     )
@@ -80,6 +89,7 @@ def test_table_counts_by_hand() -> None:
     assert row["label_mass_mean"] == pytest.approx(0.6)
     assert (row["n_prompts"], row["n_generated"]) == (2, 4)
     assert row["share_no_letter"] == pytest.approx(1 / 4)
+    assert row["share_first_option"] == pytest.approx(1 / 2)
     assert row["share_different"] == pytest.approx(1 / 3)
     assert row["share_different_low"] < 1 / 3 < row["share_different_high"]
     assert to_table(table, schema()).num_rows == 1
@@ -87,6 +97,6 @@ def test_table_counts_by_hand() -> None:
 
 def test_table_without_answers_keeps_the_label_mass() -> None:
     answers = pd.DataFrame(columns=answers_schema().names)
-    table = first_token_table([SYSTEM], [pd.DataFrame({"label_mass": [0.5]})], answers, 0.95, "made up")
+    table = first_token_table([SYSTEM], [score_table([0.5], ["e,n,c"], [(1.0, 2.0, 3.0)])], answers, 0.95, "made up")
     assert table["share_different"].isna().all()
     assert to_table(table, schema()).num_rows == 1

@@ -26,6 +26,14 @@ def test_a_number_of_orders_is_distinct_and_starts_as_listed(n: int, orders: int
     assert all(sorted(order) == list(range(n)) for order in found)
 
 
+def test_a_number_of_orders_draws_from_all_of_them_without_listing_them() -> None:
+    assert explanation_orders(3, 6, 1) == explanation_orders(3, "all", 1)
+    assert len(set(explanation_orders(3, 5, 1))) == 5
+    found = explanation_orders(25, 4, 1)  # 25! has 26 digits
+    assert len(set(found)) == 4
+    assert all(sorted(order) == list(range(25)) for order in found)
+
+
 def test_cyclic_orders_put_each_explanation_in_each_place_once() -> None:
     assert explanation_orders(3, "cyclic", 1) == [(0, 1, 2), (1, 2, 0), (2, 0, 1)]
 

@@ -82,6 +82,33 @@ def test_paired_t_p() -> None:
     assert stats.paired_t_p([0.0, 0.0]) == 1
 
 
+def test_differences_equal_up_to_rounding_have_no_spread_to_test_with() -> None:
+    assert np.isnan(stats.paired_t_p([0.4 - 0.3, 0.3 - 0.2]))
+    assert stats.paired_t_p([0.1 + 0.2 - 0.3, 0.0]) == 1
+
+
+def test_permuted_distance_correlations_are_those_of_shuffled_items() -> None:
+    p, models = distributions(15, 1), np.stack([distributions(15, 2), distributions(15, 1), np.full((15, 3), 1 / 3)])
+    found = stats.permuted_distance_correlations(p, models, 4, seed=3)
+    random = np.random.default_rng(3)
+    for row in found:
+        shuffled = p[random.permutation(15)]
+        expected = [dcor.distance_correlation(shuffled, q) for q in models[:2]]
+        np.testing.assert_allclose(row, [*expected, np.nan], atol=1e-5)
+
+
+def test_permuted_distance_correlations_do_not_depend_on_the_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    p, models = distributions(10, 1), np.stack([distributions(10, seed) for seed in range(2, 7)])
+    whole = stats.permuted_distance_correlations(p, models, 7, seed=3)
+    monkeypatch.setattr(stats, "_BLOCK", 200)
+    np.testing.assert_allclose(stats.permuted_distance_correlations(p, models, 7, seed=3), whole, atol=1e-6)
+
+
+def test_permutation_p_by_hand() -> None:
+    permuted = np.array([[0.1, np.nan], [0.2, np.nan], [0.3, np.nan]])
+    np.testing.assert_allclose(stats.permutation_p(np.array([0.2, np.nan]), permuted), [3 / 4, np.nan])
+
+
 def test_interval_covers_the_middle() -> None:
     assert stats.interval(np.arange(101.0), 0.9) == pytest.approx((5, 95))
     low, high = stats.interval(np.stack([np.arange(101.0), np.arange(101.0) + 1], axis=1), 0.9)
@@ -132,6 +159,51 @@ def test_interval_of_a_weak_distance_correlation_encloses_it() -> None:
 
 def test_distance_correlation_with_a_constant_is_undefined() -> None:
     assert np.isnan(comparison().iloc[1]["dcor"])
+
+
+def test_independence_is_told_from_dependence() -> None:
+    random = np.random.default_rng(1)
+    items = pd.DataFrame(random.dirichlet([1, 1, 1], 80), columns=LABELS.columns("hjd"))
+    items = items.assign(uid=[f"i{k}" for k in range(80)])
+    own = items.rename(columns=dict(zip(LABELS.columns("hjd"), LABELS.columns("p"), strict=True)))
+    other = own.assign(uid=random.permutation(own["uid"]))
+    systems = [System("own", "own", "mjd"), System("other", "other", "mjd")]
+    frames = {"own": own, "other": other}
+    table = compare(items, systems, frames, LABELS, Statistics(resamples=200), 1, "made up").set_index("slug")
+    assert table.loc["own", "dcor_null_p"] == 1 / 1000
+    assert table.loc["other", "dcor_null_p"] > 0.05
+    assert 0.1 < table.loc["other", "dcor_null_95"] < 0.5
+
+
+def test_a_single_item_has_no_interval_and_no_p() -> None:
+    items = pd.DataFrame({"uid": ["i1"], "hjd_e": [0.5], "hjd_n": [0.3], "hjd_c": [0.2]})
+    human, far = ({"uid": ["i1"], "p_e": [e], "p_n": [0.3], "p_c": [0.7 - e]} for e in (0.5, 0.1))
+    systems = [System("human", "human", "mjd"), System("far", "far", "mjd", reference="human")]
+    frames = {"human": pd.DataFrame(human), "far": pd.DataFrame(far)}
+    table = compare(items, systems, frames, LABELS, Statistics(resamples=200), 1, "made up").set_index("slug")
+    assert table.loc["far", ["kl_low", "kl_high", "kl_p", "tvd_p_holm"]].isna().all()
+    assert for_people(table.reset_index())["differs_from_human_ex"].tolist() == ["", ""]
+
+
+def test_fitted_temperatures_show_their_range() -> None:
+    items = pd.DataFrame(distributions(5, 1), columns=LABELS.columns("hjd")).assign(uid=list("abcde"))
+    own = items.rename(columns=dict(zip(LABELS.columns("hjd"), LABELS.columns("p"), strict=True)))
+    settings = Statistics(resamples=200)
+    systems = [System("cv", "cv", "mjd"), System("hjd", "HJD", "distribution")]
+    frames = {"cv": own, "hjd": own}
+    table = compare(items, systems, frames, LABELS, settings, 1, "made up", {"cv": [1.0, 4.0]})
+    found = table[["temperature", "temperature_least", "temperature_most"]].to_numpy(float)
+    np.testing.assert_allclose(found, [[2, 1, 4], [np.nan] * 3])
+
+
+def test_too_few_resamples_for_any_mark_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    items = pd.DataFrame(distributions(5, 1), columns=LABELS.columns("hjd")).assign(uid=list("abcde"))
+    own = items.rename(columns=dict(zip(LABELS.columns("hjd"), LABELS.columns("p"), strict=True)))
+    slugs = [f"s{k}" for k in range(5)]
+    systems = [System("human", "h", "mjd"), *(System(slug, slug, "mjd", reference="human") for slug in slugs)]
+    compare(items, systems, dict.fromkeys(["human", *slugs], own), LABELS, Statistics(resamples=150), 1, "made up")
+    assert "With 150 resamples no difference can be significant" in caplog.text
+    assert "Raise statistics.resamples above 200." in caplog.text
 
 
 def test_comparing_needs_an_hjd() -> None:

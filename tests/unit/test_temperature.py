@@ -7,7 +7,7 @@ import pytest
 from mjd.config import FittedSoftmax, Softmax, read_config
 from mjd.distributions import softmax
 from mjd.errors import DataError
-from mjd.temperature import HIGHEST, cross_fitted_judgments, fit_temperature, judge
+from mjd.temperature import HIGHEST, LOWEST, cross_fitted_judgments, fit_temperature, judge
 
 LABELS = read_config("config/config.yaml").labels
 FOLDS = FittedSoftmax(kind="softmax-cv", folds=4)
@@ -35,6 +35,25 @@ def test_scores_that_are_wrong_get_the_highest_temperature(caplog: pytest.LogCap
     fitted = cross_fitted_judgments(scores, items, FOLDS, LABELS, seed=1)
     assert fitted.temperatures == [HIGHEST] * 4
     assert "4 of 4 fitted temperatures are the highest tried (500)" in caplog.text
+
+
+def test_the_best_of_several_minima_is_found() -> None:
+    """Two prompts of each item of very different scale: a search that starts anywhere can end in the wrong valley."""
+    random = np.random.default_rng(1)
+    values = np.repeat(random.normal(0, 3, size=(30, 3)), 2, axis=0)
+    values[1::2] = -0.03 * values[1::2] + random.normal(0, 0.02, size=(30, 3))
+    item_of = np.repeat(np.arange(30), 2)
+    for truth in (0.05, 0.4, 3.0, 60.0):
+        human = softmax(values, truth).reshape(30, 2, 3).mean(axis=1)
+        assert fit_temperature(values, item_of, human) == pytest.approx(truth, rel=1e-2)
+
+
+def test_scores_whose_size_says_nothing_get_the_lowest_temperature(caplog: pytest.LogCaptureFixture) -> None:
+    scores, items = tables(40, 1e-4)
+    scores[LABELS.columns("score")] *= 0.1
+    fitted = cross_fitted_judgments(scores, items, FOLDS, LABELS, seed=1)
+    assert LOWEST in fitted.temperatures
+    assert "of 4 fitted temperatures are the lowest tried (0.02)" in caplog.text
 
 
 def test_every_fold_finds_it_and_the_mjds_are_the_hjds() -> None:
@@ -80,6 +99,6 @@ def test_one_item_cannot_be_fitted() -> None:
 def test_provenance_of_a_fitted_transform_names_its_temperatures() -> None:
     scores, items = tables(20, 2.5)
     _, applied = judge(scores, items, FOLDS, LABELS, seed=1)
-    assert applied["temperature"] == pytest.approx(np.mean(applied["temperatures"]))
+    assert applied["temperature"] == pytest.approx(np.exp(np.mean(np.log(applied["temperatures"]))))
     _, applied = judge(scores, items, Softmax(temperature=3), LABELS, seed=1)
     assert applied == {"kind": "softmax", "temperature": 3.0, "bounded_prompts": 0}

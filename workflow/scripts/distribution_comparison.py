@@ -19,7 +19,11 @@ with job(snakemake):
         check(Statistics, params.statistics, "statistics"),
         params.seed,
         params.data_set,
-        {slug: how["temperature"] for slug, how in transforms.items() if "temperature" in how},
+        {
+            slug: how.get("temperatures", [how["temperature"]])
+            for slug, how in transforms.items()
+            if "temperature" in how
+        },
     )
     write_parquet(table, snakemake.output.parquet, comparison.schema(), provenance(snakemake))
     write_csv(comparison.for_people(table), snakemake.output.csv, digits=5)
