@@ -243,12 +243,12 @@ def _score_group(
     tally.cached += len(group) - len(missing)
     if missing:
         tally.start()
-    for position, scored in engine.score([requests[i] for i in missing]):
-        i = missing[position]
-        known[keys[i]] = Known(list(scored.scores), scored.mass, scored.bound)
-        cache.add(keys[i], engine, requests[i], scored)
-        tally.add(scored.usage)
-        progress.done()
+        for position, scored in engine.score([requests[i] for i in missing]):
+            i = missing[position]
+            known[keys[i]] = Known(list(scored.scores), scored.mass, scored.bound)
+            cache.add(keys[i], engine, requests[i], scored)
+            tally.add(scored.usage)
+            progress.done()
     for key, (uid, prompt) in zip(keys, group, strict=True):
         by_label = dict(zip(prompt.option_order, known[key].scores, strict=True))
         yield (

@@ -69,6 +69,16 @@ def test_finished_scores_are_not_asked_for_again(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(first, again)
 
 
+def test_an_engine_is_not_called_when_all_is_finished(tmp_path: Path) -> None:
+    class Unwilling(FakeEngine):
+        def score(self, requests: Sequence[Score]) -> Iterator[tuple[int, Scored]]:
+            raise AssertionError("called")
+
+    first = score_items(FakeEngine(), ITEMS, SHOWN, settings(), ScoreChunks(tmp_path), Tally())
+    again = score_items(Unwilling(), ITEMS, SHOWN, settings(), ScoreChunks(tmp_path), Tally())
+    pd.testing.assert_frame_equal(first, again)
+
+
 def test_equal_prompts_are_asked_for_once(tmp_path: Path) -> None:
     twice = pd.DataFrame({"uid": ["i1", "i1"], "position": [0, 1], "label": ["e", "e"], "text": ["t", "t"]})
     engine, tally = FakeEngine(), Tally()

@@ -167,6 +167,10 @@ def test_a_prompt_longer_than_the_context_is_an_error(models: dict[str, Path]) -
         list(engine(models["llama"]).score(requests("long " * 500)))
 
 
+def test_no_prompts_have_no_tokens(models: dict[str, Path]) -> None:
+    assert ChatTokenizer(models["llama"], "auto", "tiny").encode([]) == []
+
+
 def test_no_chat_template_gives_plain_text(models: dict[str, Path]) -> None:
     tiny = engine(models["llama"], chat_template="none")
     assert tiny.tokens.render([Message("system", "S"), Message("user", "U")]) == "S\n\nU\n"

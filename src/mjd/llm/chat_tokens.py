@@ -50,8 +50,10 @@ class ChatTokenizer:
         Raises:
             ModelError: a prompt is longer than the model reads.
         """
+        if not texts:  # tokenizers of Transformers refuse an empty list
+            return []
         ids = self.tokenizer(list(texts), add_special_tokens=self.is_plain, return_attention_mask=False)["input_ids"]
-        longest = max(map(len, ids), default=0)
+        longest = max(map(len, ids))
         if self.longest and longest > self.longest:
             raise ModelError(
                 f"A prompt has {longest} tokens, but {self.name} reads at most {self.longest}.",
