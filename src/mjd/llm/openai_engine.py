@@ -277,8 +277,6 @@ class _Crew:
             OpenAIError, UnreadableReplyError: it was tried again for as long as the settings say.
         """
         body = self.bodies[i]
-        lapse = self.settings.retry_seconds + 2 * self.settings.timeout + 60
-        reservation = self.ledger.reserve(replies.most_usage(body, self.settings), lapse)
         tries = AsyncRetrying(
             retry=retry_if_exception(_may_pass),
             stop=stop_after_delay(self.settings.retry_seconds),
@@ -290,19 +288,25 @@ class _Crew:
             async for attempt in tries:
                 with attempt:
                     await limits.wait(replies.likely_usage(body, self.settings))
-                    reply = await self._send(client, body)
-                    # Read in full before it is booked: a reply cut off on its way was never seen.
-                    usage = replies.read_usage(reply)
-                    self.ledger.book(usage, reservation=reservation)
-                    self.engine._seen(reply)
-                    return self._read(reply, i)
+                    return self._read(await self._paid(client, body), i)
         except openai.APIStatusError as error:
             if _may_pass(error):
                 raise
             raise self.engine.refused(error, self.key) from None
+        raise AssertionError("unreachable: tries end by a return or an error")
+
+    async def _paid(self, client: openai.AsyncOpenAI, body: Body) -> Mapping[str, Any]:
+        """The reply to one try, booked in place of its reservation: a reply that is of no use costs as much."""
+        lapse = 2 * self.settings.timeout + 60
+        reservation = self.ledger.reserve(replies.most_usage(body, self.settings), lapse)
+        try:
+            reply = await self._send(client, body)
+            # Read in full before it is booked: a reply cut off on its way was never seen.
+            self.ledger.book(replies.read_usage(reply), reservation=reservation)
         finally:
             self.ledger.release(reservation)
-        raise AssertionError("unreachable: tries end by a return or an error")
+        self.engine._seen(reply)
+        return reply
 
     def _read(self, reply: Mapping[str, Any], i: int) -> Any:
         try:

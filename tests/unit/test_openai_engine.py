@@ -1,0 +1,97 @@
+"""The engine openai against a small local server: money, waits and replies that no real server gives on demand."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mjd.config import Llm, Prices
+from mjd.errors import BudgetError
+from mjd.llm.base import Message, Score, Workplace
+from mjd.llm.ledger import Ledger
+from mjd.llm.openai_engine import OpenAiEngine
+from mjd.llm.store import Store
+
+# (status, body, headers) of the n-th request, n from 0.
+Answer = tuple[int, dict[str, Any], dict[str, str]]
+ASKED = [Score((Message("user", f"Which one? {i}"),), ("A", "B")) for i in range(4)]
+DOLLAR_A_TOKEN = Prices(input=1e6, output=1e6)
+
+
+def completion(prompt_tokens: int = 50, finish_reason: str = "length", logprobs: bool = True) -> Answer:
+    top = [{"token": token, "logprob": -1.0, "bytes": None} for token in "AB"]
+    listed = {"content": [{"token": "A", "logprob": -1.0, "bytes": None, "top_logprobs": top}]} if logprobs else None
+    message = {"role": "assistant", "content": "A"}
+    choice = {"index": 0, "message": message, "finish_reason": finish_reason, "logprobs": listed}
+    usage = {"prompt_tokens": prompt_tokens, "completion_tokens": 1}
+    return 200, {"model": "m", "choices": [choice], "usage": usage}, {}
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Site
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        status, values, headers = self.server.answer(self.server.count())
+        body = json.dumps(values).encode()
+        self.send_response(status)
+        for name, value in {"Content-Type": "application/json", "Content-Length": str(len(body)), **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+class Site(ThreadingHTTPServer):
+    """A server whose `answer` gives its replies; `n` counts the requests."""
+
+    daemon_threads = True
+    answer: Callable[[int], Answer] = staticmethod(lambda n: completion())
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.n, self._lock = 0, threading.Lock()
+        self.url = f"http://127.0.0.1:{self.server_address[1]}/v1"
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    def count(self) -> int:
+        with self._lock:
+            self.n += 1
+            return self.n - 1
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    found = Site()
+    yield found
+    found.shutdown()
+    found.server_close()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with Store(tmp_path / "answers.sqlite") as found:
+        yield found
+
+
+def engine(site: Site, store: Store, budget: float | None = None, **settings: Any) -> OpenAiEngine:
+    values = {"base_url": site.url, "api_key_env": None, "max_wait": 0.01, "concurrency": 1, **settings}
+    llm = Llm(title="x", model="m", engine="openai", openai=values)
+    return OpenAiEngine("", llm, "api:m", Workplace(ledger=Ledger(store, "api:m", DOLLAR_A_TOKEN, budget)))
+
+
+def test_every_try_that_is_billed_keeps_to_the_budget(site: Site, store: Store) -> None:
+    site.answer = lambda n: completion(logprobs=n == 0)  # from the second request on, no reply is of use
+    asking = engine(site, store, budget=400)
+    with pytest.raises(BudgetError, match=r"budget of 400\.00 USD could be crossed"):
+        list(asking.score(ASKED))
+    assert 51 < asking.ledger.spent() <= 400
+    assert asking.ledger.spent() == 51 * site.n
