@@ -1,7 +1,9 @@
 """The Transformers engine on tiny random models of every family."""
 
 import functools
+import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +167,33 @@ def test_a_letter_that_is_not_one_token_is_an_error(tmp_path: Path) -> None:
 def test_a_prompt_longer_than_the_context_is_an_error(models: dict[str, Path]) -> None:
     with pytest.raises(ModelError, match=r"A prompt has \d+ tokens, but tiny reads at most 2048"):
         list(engine(models["llama"]).score(requests("long " * 500)))
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, "bloom"])
+def test_shared_weights_do_not_count_as_missing(tmp_path: Path, family: str) -> None:
+    engine(save_tiny_llm(tmp_path, family))
+
+
+def test_a_checkpoint_that_lacks_weights_is_refused(models: dict[str, Path], tmp_path: Path) -> None:
+    shutil.copytree(models["llama"], tmp_path / "headless")
+    AutoModelForCausalLM.from_pretrained(models["llama"]).model.save_pretrained(tmp_path / "headless")
+    with pytest.raises(ModelError, match=r"tiny lacks weights of the language model: lm_head\.weight"):
+        engine(tmp_path / "headless")
+
+
+def test_damaged_weights_are_refused(models: dict[str, Path], tmp_path: Path) -> None:
+    shutil.copytree(models["llama"], tmp_path / "cut")
+    os.truncate(tmp_path / "cut" / "model.safetensors", 1000)
+    with pytest.raises(ModelError, match=r"tiny cannot be loaded as a language model .*download it again"):
+        engine(tmp_path / "cut")
+
+
+def test_an_unknown_architecture_is_refused(models: dict[str, Path], tmp_path: Path) -> None:
+    shutil.copytree(models["llama"], tmp_path / "new")
+    config = tmp_path / "new" / "config.json"
+    config.write_text(config.read_text().replace('"llama"', '"no-such-model"'))
+    with pytest.raises(ModelError, match=r"tiny cannot be loaded as a language model .*no-such-model"):
+        engine(tmp_path / "new")
 
 
 def test_no_prompts_have_no_tokens(models: dict[str, Path]) -> None:

@@ -88,7 +88,7 @@ class Ledger:
             raise BudgetError(
                 f"The budget of {self._budget:.2f} USD could be crossed: {spent:.4f} USD are spent, "
                 f"{reserved:.4f} USD are set aside for requests under way, the next may cost {usd:.4f} USD.",
-                "Everything paid for is kept. Raise budget_usd or ask for less (limit, scoring.orders), then run again.",
+                "Everything paid for is kept. Raise budget_usd or ask for less (limit, scoring.orders); run again.",
             )
         db.execute("INSERT INTO reserved VALUES (?, ?, ?)", (name, usd, now + seconds))
 
