@@ -30,7 +30,7 @@ class Vllm(Settings):
         "logprob", description="What a score is. logit allows the norm transform, but label_mass is null then."
     )
     tensor_parallel: int = Field(1, ge=1, description="GPUs that share one copy of the model.")
-    max_length: int | None = Field(None, ge=1, description="Longest prompt plus answer in tokens; null: the model's.")
+    max_length: int | None = Field(None, ge=1, description="Most tokens of a prompt and its answer; null: the model's.")
     gpu_memory_share: float = Field(0.9, gt=0, le=1, description="Share of each GPU's memory that vLLM takes.")
     quantisation: str | None = Field(None, description="vLLM's name of a quantisation, such as fp8 or awq.")
     prefix_caching: bool = Field(True, description="Compute shared beginnings of prompts once.")

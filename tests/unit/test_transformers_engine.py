@@ -22,7 +22,7 @@ from mjd.llm.transformers_engine import TransformersEngine
 from mjd.llm.tree import parts
 from mjd.llm.tree_model import TreeModel
 from mjd.prompts import Explanation, score_prompts
-from tests.unit.tiny_llms import FAMILIES, save_tiny_llm
+from tests.unit.tiny_llms import FAMILIES, byte_tokenizer, save_tiny_llm
 
 CONFIG = read_config("config/config.yaml")
 SHOWN = [Explanation("e", "Rain wets grass."), Explanation("n", "There may be a roof.")]
@@ -204,6 +204,25 @@ def test_no_chat_template_gives_plain_text(models: dict[str, Path]) -> None:
     tiny = engine(models["llama"], chat_template="none")
     assert tiny.tokens.render([Message("system", "S"), Message("user", "U")]) == "S\n\nU\n"
     assert engine(models["llama"]).tokens.render([Message("user", "U")]) == "<|user|>U\n<|assistant|>\n"
+
+
+def tokens_with(template: str, directory: Path) -> ChatTokenizer:
+    """The tiny tokenizer with another chat template."""
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(directory)
+    return ChatTokenizer(directory, "auto", "tiny")
+
+
+def test_a_template_that_asks_for_the_day_gets_a_fixed_one(tmp_path: Path) -> None:
+    dated = tokens_with("Today: {{ strftime_now('%d %b %Y') }} {{ messages[0]['content'] }}", tmp_path)
+    assert dated.render([Message("user", "U")]) == "Today: 26 Jul 2024 U"
+
+
+def test_a_prompt_that_the_template_refuses_is_an_error(tmp_path: Path) -> None:
+    refusing = tokens_with("{{ raise_exception('System role not supported') }}", tmp_path)
+    with pytest.raises(ModelError, match=r"chat template of tiny refuses a prompt \(System role not supported\)"):
+        refusing.render([Message("system", "S"), Message("user", "U")])
 
 
 def ask(text: str, n: int = 12, **how: object) -> Generate:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
 
 from mjd.config import Llm, read_config
 from mjd.errors import ModelError
-from mjd.llm.vllm_engine import Worker, find_python, worker_environment
+from mjd.llm.base import Generate, Message, Workplace
+from mjd.llm.vllm_engine import VllmEngine, Worker, find_python, worker_environment
+from tests.unit.tiny_llms import save_tiny_llm
 
 CONFIG = read_config("config/config.yaml")
 
@@ -38,6 +41,14 @@ def test_a_worker_without_vllm_says_what_it_lacks() -> None:
     settings = Llm(title="x", model="x", engine="vllm")
     with pytest.raises(ModelError, match=r"worker died \(exit status 1\): ModuleNotFoundError.*vllm"):
         Worker(sys.executable, {}, worker_environment(settings, 1))
+
+
+def test_an_answer_that_max_length_might_cut_off_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mjd.llm.vllm_engine.vllm_version", lambda *_, **__: "1")
+    settings = Llm(title="x", model="x", engine="vllm", vllm={"max_length": 60})
+    engine = VllmEngine(save_tiny_llm(tmp_path), settings, "tiny", Workplace())
+    with pytest.raises(ModelError, match=r"may have 72 tokens, but vllm\.max_length is 60.*Raise vllm\.max_length"):
+        next(engine.generate([Generate((Message("user", "?"),), 48)]))
 
 
 def test_the_users_environment_stays(monkeypatch: pytest.MonkeyPatch) -> None:

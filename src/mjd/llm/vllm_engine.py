@@ -80,8 +80,19 @@ class VllmEngine(Engine):
             yield i, Scored(scores, self.score_kind, mass, Usage(len(ids[i])))
 
     def generate(self, requests: Sequence[Generate]) -> Iterator[tuple[int, Generated]]:
-        """Answer every request."""
+        """Answer every request.
+
+        Raises:
+            ModelError: an answer might be cut off at `vllm.max_length`, which is about memory and in no request key.
+        """
         ids = self.tokens.encode([self.tokens.render(request.messages) for request in requests])
+        longest = max((len(i) + r.max_new_tokens for i, r in zip(ids, requests, strict=True)), default=0)
+        if self.settings.vllm.max_length and longest > self.settings.vllm.max_length:
+            raise ModelError(
+                f"A prompt and its answer may have {longest} tokens, but vllm.max_length is "
+                f"{self.settings.vllm.max_length}.",
+                "Raise vllm.max_length (null: the model's own), or lower max_new_tokens.",
+            )
         ends = set(self.tokens.end_ids)
         sampling = [
             {
