@@ -56,7 +56,7 @@ class OpenAi(Settings):
     max_wait: float = Field(60, gt=0, description="Longest pause between tries, unless Retry-After asks for more.")
     top_logprobs: int = Field(20, ge=2, description="Most likely first tokens asked for; a letter beyond is null.")
     merge_variants: bool = Field(
-        True, description="Add up the probabilities of a letter with and without white space before it."
+        True, description="Add up the probabilities of a letter with and without a space before it."
     )
     max_tokens_key: Literal["max_tokens", "max_completion_tokens"] = Field(
         "max_tokens", description="How the endpoint calls the longest answer."

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from mjd.config import Llm, Prices
-from mjd.errors import BudgetError
-from mjd.llm.base import Message, Score, Workplace
+from mjd.errors import BudgetError, ModelError
+from mjd.llm.base import Generate, Message, Score, Workplace
 from mjd.llm.ledger import Ledger
 from mjd.llm.openai_engine import OpenAiEngine
 from mjd.llm.store import Store
@@ -95,3 +95,11 @@ def test_every_try_that_is_billed_keeps_to_the_budget(site: Site, store: Store) 
         list(asking.score(ASKED))
     assert 51 < asking.ledger.spent() <= 400
     assert asking.ledger.spent() == 51 * site.n
+
+
+def test_a_withheld_answer_is_reported_and_not_asked_for_again(site: Site, store: Store) -> None:
+    site.answer = lambda n: completion(finish_reason="content_filter" if n == 1 else "stop")
+    asked = [Generate(request.messages, 8) for request in ASKED]
+    with pytest.raises(ModelError, match=r"1 request\(s\).*content_filter'; leave the item out"):
+        list(engine(site, store).generate(asked))
+    assert site.n == len(ASKED)

@@ -30,7 +30,7 @@ from mjd.llm.base import (
     request_key,
 )
 from mjd.llm.openai_batch import BatchError, run_batches
-from mjd.llm.openai_replies import MissingLogprobsError, UnreadableReplyError
+from mjd.llm.openai_replies import MissingLogprobsError, ReplyError, UnreadableReplyError
 
 log = logging.getLogger(__name__)
 for _chatty in ("httpx", "httpx2", "openai"):  # a line for each request otherwise
@@ -146,7 +146,7 @@ class OpenAiEngine(Engine):
                         raise UnreadableReplyError(str(reply))
                     self._seen(reply)
                     yield index[name], read(reply, index[name])
-                except UnreadableReplyError as error:
+                except ReplyError as error:
                     failed.append(str(error))
         except openai.OpenAIError as error:
             raise self.refused(error, key) from None
@@ -261,7 +261,7 @@ class _Crew:
                 self._failed_in_a_row = 0
             except (BudgetError, ModelError) as error:
                 self._end = self._end or error
-            except (openai.OpenAIError, UnreadableReplyError) as error:
+            except (openai.OpenAIError, ReplyError) as error:
                 self._failed.append(" ".join(str(error).split()).replace(self.key, "***")[:300])
                 self._failed_in_a_row += 1
                 log.warning("a request failed for good: %s", self._failed[-1])
@@ -274,7 +274,7 @@ class _Crew:
         Raises:
             BudgetError: it could cross the budget.
             ModelError: the endpoint refuses it.
-            OpenAIError, UnreadableReplyError: it was tried again for as long as the settings say.
+            OpenAIError, ReplyError: trying again does not help, or was tried for as long as the settings say.
         """
         body = self.bodies[i]
         tries = AsyncRetrying(
