@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
@@ -138,6 +139,7 @@ class Worker:
 
     def __init__(self, python: str, arguments: dict[str, Any], environment: dict[str, str]) -> None:
         self._said: deque[str] = deque(maxlen=40)
+        self._owed = 0  # replies that are still to come
         self._process = subprocess.Popen(
             [python, "-m", "mjd.llm.vllm_worker"],
             stdin=subprocess.PIPE,
@@ -145,6 +147,7 @@ class Worker:
             stderr=subprocess.PIPE,
             text=True,
             encoding="utf-8",
+            errors="replace",  # compilers and drivers write to standard error in any encoding
             env=environment,
         )
         self._listener = threading.Thread(target=self._listen, args=(self._process.stderr,), daemon=True)
@@ -155,15 +158,19 @@ class Worker:
         log.info("vLLM is ready")
 
     def ask(self, requests: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        """One reply for each request, as they finish."""
+        """One reply for each request, as they finish; replies to an earlier call that was left early are dropped."""
+        while self._owed:
+            self._reply()
         self._send(list(requests))
-        for _ in requests:
-            yield self._receive()
+        self._owed = len(requests)
+        while self._owed:
+            yield self._reply()
 
     def close(self) -> None:
         """Let the worker end, by force after half a minute."""
         if self._process.stdin:
-            self._process.stdin.close()
+            with contextlib.suppress(BrokenPipeError):  # it is dead already
+                self._process.stdin.close()
         try:
             self._process.wait(timeout=30)
         except subprocess.TimeoutExpired:
@@ -178,6 +185,11 @@ class Worker:
             stdin.flush()
         except BrokenPipeError:
             raise self._death() from None
+
+    def _reply(self) -> dict[str, Any]:
+        reply = self._receive()
+        self._owed -= 1
+        return reply
 
     def _receive(self) -> dict[str, Any]:
         stdout = self._process.stdout
