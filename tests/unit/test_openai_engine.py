@@ -103,3 +103,8 @@ def test_a_withheld_answer_is_reported_and_not_asked_for_again(site: Site, store
     with pytest.raises(ModelError, match=r"1 request\(s\).*content_filter'; leave the item out"):
         list(engine(site, store).generate(asked))
     assert site.n == len(ASKED)
+
+
+def test_batches_are_cut_by_batch_size_alone(site: Site, store: Store) -> None:
+    assert engine(site, store, batch=True).prompts_per_call is None
+    assert engine(site, store).prompts_per_call == 2048

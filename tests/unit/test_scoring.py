@@ -79,6 +79,21 @@ def test_an_engine_is_not_called_when_all_is_finished(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(first, again)
 
 
+@pytest.mark.parametrize(("size", "calls"), [(2048, [18]), (12, [12, 6]), (1, [12, 6]), (None, [18])])
+def test_engines_say_how_many_prompts_they_take(tmp_path: Path, size: int | None, calls: list[int]) -> None:
+    found: list[int] = []
+
+    class Counting(FakeEngine):
+        prompts_per_call = size
+
+        def score(self, requests: Sequence[Score]) -> Iterator[tuple[int, Scored]]:
+            found.append(len(requests))
+            yield from super().score(requests)
+
+    score_items(Counting(), ITEMS, SHOWN, settings(), ScoreChunks(tmp_path), Tally())
+    assert found == calls
+
+
 def test_equal_prompts_are_asked_for_once(tmp_path: Path) -> None:
     twice = pd.DataFrame({"uid": ["i1", "i1"], "position": [0, 1], "label": ["e", "e"], "text": ["t", "t"]})
     engine, tally = FakeEngine(), Tally()

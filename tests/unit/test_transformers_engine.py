@@ -280,3 +280,17 @@ def test_an_answer_ends_at_the_end_token(models: dict[str, Path], monkeypatch: p
     assert ended[0].text.split() == tokens[: tokens.index(tokens[2])]
     assert (ended[0].finish_reason, free[0].finish_reason) == ("stop", "length")
     assert free[1].text.startswith(ended[1].text)
+
+
+@pytest.mark.parametrize("prefix_tree", [True, False])
+def test_an_answer_ends_with_the_models_context(models: dict[str, Path], prefix_tree: bool) -> None:
+    """GPT-2 has no positions beyond it."""
+    tiny = engine(models["gpt2"], prefix_tree=prefix_tree)
+    answers = dict(tiny.generate([ask("x" * 985, 64), ask("Why?", 5)]))
+    assert sum(vars(answers[0].usage).values()) == tiny.tokens.longest == 1024
+    assert (answers[0].finish_reason, answers[1].usage.completion_tokens) == ("length", 5)
+
+
+@pytest.mark.parametrize(("batch_size", "n"), [(24, 48), (128, 256)])
+def test_slots_are_never_short_of_prompts(models: dict[str, Path], batch_size: int, n: int) -> None:
+    assert engine(models["llama"], batch_size=batch_size).answers_per_call == n

@@ -65,6 +65,8 @@ class OpenAiEngine(Engine):
         if workplace.ledger is None:
             raise ModelError(f"{identity} is behind an API, and this job books no spending.", "Report this as a bug.")
         self.settings = settings.openai
+        if self.settings.batch:  # all at once: `batch_size` is what cuts them, and batches run side by side
+            self.prompts_per_call = None
         self.ledger = workplace.ledger
         self.model = identity.removeprefix("api:")
         self.info = engine_info(settings, identity)

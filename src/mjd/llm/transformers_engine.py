@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +42,14 @@ class TransformersEngine(Engine):
     """
 
     score_kind: ScoreKind = "logit"
-    answers_per_call = 48
 
     def __init__(self, directory: str | Path, settings: Llm, identity: str, workplace: Workplace | None = None) -> None:
         if workplace and workplace.threads:
             set_threads(workplace.threads)
         keep_freed_memory()
         self.settings = settings
+        # Enough that free slots find further prompts.
+        self.answers_per_call = max(48, 2 * settings.batch_size)
         self.device = resolve_device(settings.device)
         self.model: Any = _load(directory, getattr(torch, settings.dtype), identity).to(self.device).eval()
         onednn.use_in_linear_layers(self.model)
@@ -108,10 +110,15 @@ class TransformersEngine(Engine):
     # -- generation ------------------------------------------------------------------------------------------
 
     def generate(self, requests: Sequence[Generate]) -> Iterator[tuple[int, Generated]]:
-        """Answer every request; answers come as they finish."""
+        """Answer every request; answers come as they finish, at the end of the model's context at the latest."""
         if not requests:
             return
         ids = self.tokens.encode([self.tokens.render(request.messages) for request in requests])
+        if self.tokens.longest:
+            left = [max(self.tokens.longest - len(one), 1) for one in ids]
+            requests = [
+                replace(r, max_new_tokens=min(r.max_new_tokens, n)) for r, n in zip(requests, left, strict=True)
+            ]
         for answer in self._answers(ids, requests):
             yield (
                 answer.index,
