@@ -51,7 +51,9 @@ class OpenAi(Settings):
     tokens_per_minute: int | None = Field(None, ge=1, description="Limit of tokens, in and out; null: none.")
     timeout: float = Field(120, gt=0, description="Seconds to wait for one reply.")
     retry_seconds: float = Field(
-        600, ge=0, description="How long a request is tried again (429, 5xx, time-outs, unreadable replies)."
+        600,
+        ge=0,
+        description="How long a request is tried again (429, 5xx, time-outs, unreadable replies), pauses included.",
     )
     max_wait: float = Field(60, gt=0, description="Longest pause between tries, unless Retry-After asks for more.")
     top_logprobs: int = Field(20, ge=2, description="Most likely first tokens asked for; a letter beyond is null.")

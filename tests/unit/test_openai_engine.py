@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -108,3 +109,28 @@ def test_a_withheld_answer_is_reported_and_not_asked_for_again(site: Site, store
 def test_batches_are_cut_by_batch_size_alone(site: Site, store: Store) -> None:
     assert engine(site, store, batch=True).prompts_per_call is None
     assert engine(site, store).prompts_per_call == 2048
+
+
+def test_a_retry_after_beyond_retry_seconds_is_not_waited_for(site: Site, store: Store) -> None:
+    site.answer = lambda n: (429, {"error": {"message": "daily limit"}}, {"Retry-After": "30"})
+    begun = time.monotonic()
+    with pytest.raises(ModelError, match=r"failed for good.*daily limit"):
+        list(engine(site, store, retry_seconds=1).score(ASKED[:1]))
+    assert (site.n, time.monotonic() - begun < 10) == (1, True)
+
+
+def test_waiting_for_the_limits_is_no_trying(site: Site, store: Store) -> None:
+    """Each try waits longer than a request may be tried."""
+    site.answer = lambda n: completion() if n == 2 else (500, {"error": {"message": "a hiccup"}}, {})
+    asked = engine(site, store, requests_per_minute=60, retry_seconds=0.9)
+    assert len(list(asked.score(ASKED[:1]))) == 1
+
+
+def test_a_key_with_other_characters_is_an_error_that_does_not_show_it(
+    site: Site, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MJD_TEST_KEY", "sk-secret\u201d")
+    with pytest.raises(ModelError, match=r"MJD_TEST_KEY holds characters that no API key has") as error:
+        list(engine(site, store, api_key_env="MJD_TEST_KEY").score(ASKED))
+    assert "sk-secret" not in str(error.value)
+    assert site.n == 0

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from aiolimiter import AsyncLimiter
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_delay, wait_random_exponential
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_before_delay, wait_random_exponential
 
 import openai
 from mjd.config import Llm
@@ -156,7 +156,7 @@ class OpenAiEngine(Engine):
             raise self.incomplete(len(failed), failed[-1])
 
     def _key(self) -> str:
-        """The API key; raises `ModelError` when its variable is empty."""
+        """The API key; raises `ModelError`, which never shows it, when its variable does not hold one."""
         name = self.settings.api_key_env
         if name is None:
             return "none"
@@ -165,6 +165,11 @@ class OpenAiEngine(Engine):
             raise ModelError(
                 f"{self.model} needs an API key, and the environment variable {name} is empty.",
                 f"Set {name}, or openai.api_key_env: null for a server that asks for none.",
+            )
+        if not (key.isascii() and key.isprintable()):
+            raise ModelError(
+                f"The environment variable {name} holds characters that no API key has, such as a curly quote.",
+                f"Copy the key of {self.model} into {name} once more.",
             )
         return key
 
@@ -281,7 +286,7 @@ class _Crew:
         body = self.bodies[i]
         tries = AsyncRetrying(
             retry=retry_if_exception(_may_pass),
-            stop=stop_after_delay(self.settings.retry_seconds),
+            stop=stop_before_delay(self.settings.retry_seconds),
             wait=_Wait(self.settings.max_wait),
             before_sleep=self._log_retry,
             reraise=True,
@@ -289,7 +294,10 @@ class _Crew:
         try:
             async for attempt in tries:
                 with attempt:
+                    # Waiting for the limits is no trying: it does not count against `retry_seconds`.
+                    waits_since = time.monotonic()
                     await limits.wait(replies.likely_usage(body, self.settings))
+                    attempt.retry_state.start_time += time.monotonic() - waits_since
                     return self._read(await self._paid(client, body), i)
         except openai.APIStatusError as error:
             if _may_pass(error):
@@ -320,8 +328,8 @@ class _Crew:
 
     async def _send(self, client: openai.AsyncOpenAI, body: Body) -> Mapping[str, Any]:
         """Send a request; raises `UnreadableReplyError` when the reply is not a JSON object."""
+        raw = await client.chat.completions.with_raw_response.create(**body)
         try:
-            raw = await client.chat.completions.with_raw_response.create(**body)
             reply = raw.http_response.json()
         except ValueError as error:
             raise UnreadableReplyError(f"a reply is no JSON ({error})") from None
