@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from mjd.config import Prompts
 from mjd.errors import DataError
-from mjd.io import atomic_path
+from mjd.io import atomic_path, read_table
 from mjd.labels import LabelSet
 from mjd.llm.base import Engine, Score, Scored, request_key
 from mjd.llm.store import Store, request_record
@@ -73,7 +73,7 @@ class ScoreChunks:
         self._fresh: list[str] = []
         self._written = time.monotonic()
         for path in self._paths():
-            table = pq.read_table(path).to_pydict()
+            table = read_table(path).to_pydict()
             bounds = table.get("bound", [None] * len(table["key"]))
             for key, *known in zip(table["key"], table["scores"], table["mass"], bounds, strict=True):
                 self._known[key] = Known(*known)

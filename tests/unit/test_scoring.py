@@ -1,5 +1,6 @@
 """Scoring and generation: label order, errors, and nothing done twice (with the fake engine)."""
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -114,6 +115,15 @@ def test_chunks_are_merged_when_the_job_ends(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(scoring, "SECONDS_PER_CHUNK", 0.0)
     score_items(FakeEngine(), ITEMS, SHOWN, settings(), ScoreChunks(tmp_path), Tally())
     assert len(list(tmp_path.glob("*.parquet"))) == 1
+
+
+@pytest.mark.parametrize("left", [0, 100])
+def test_a_damaged_chunk_is_an_error_with_the_cure(tmp_path: Path, left: int) -> None:
+    score_items(FakeEngine(), ITEMS, SHOWN, settings(), ScoreChunks(tmp_path), Tally())
+    (chunk,) = tmp_path.glob("*.parquet")
+    os.truncate(chunk, left)
+    with pytest.raises(DataError, match=r"chunk-.* is not a readable Parquet file .*Delete it and run again"):
+        ScoreChunks(tmp_path)
 
 
 def test_another_model_revision_is_scored_anew(tmp_path: Path) -> None:

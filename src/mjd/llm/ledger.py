@@ -10,8 +10,7 @@ import json
 import sqlite3
 import time
 import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mjd.config import Prices
@@ -73,7 +72,7 @@ class Ledger:
         if self._budget is None:
             return ""
         name = uuid.uuid4().hex
-        with self._transaction() as db:
+        with self._store.transaction() as db:
             self._set_aside(db, name, self.price(most), seconds)
         return name
 
@@ -96,7 +95,7 @@ class Ledger:
         """Book a reply's price, in place of its reservation."""
         usd = self.price(usage, batch)
         self.requests, self.usd = self.requests + 1, self.usd + usd
-        with self._transaction() as db:
+        with self._store.transaction() as db:
             db.execute("INSERT OR IGNORE INTO spending VALUES (?, 0, 0, 0, 0)", (self._model,))
             db.execute(
                 "UPDATE spending SET requests = requests + 1, prompt_tokens = prompt_tokens + ?, "
@@ -109,7 +108,7 @@ class Ledger:
     def release(self, reservation: str) -> None:
         """Give a reservation back: the request failed."""
         if reservation:
-            with self._transaction() as db:
+            with self._store.transaction() as db:
                 db.execute("DELETE FROM reserved WHERE id = ?", (reservation,))
 
     # -- batches -----------------------------------------------------------------------------------------------
@@ -133,7 +132,7 @@ class Ledger:
             BudgetError: the batch could cross the budget.
         """
         name = uuid.uuid4().hex
-        with self._transaction() as db:
+        with self._store.transaction() as db:
             self._set_aside(db, name, self.price(most, batch=True), seconds)
             db.execute(
                 "INSERT INTO batches VALUES (?, ?, NULL, ?, ?)", (name, endpoint, json.dumps(list(keys)), time.time())
@@ -142,26 +141,12 @@ class Ledger:
 
     def batch_created(self, batch: Batch, server_id: str) -> Batch:
         """Note the server's id of a batch."""
-        with self._transaction() as db:
+        with self._store.transaction() as db:
             db.execute("UPDATE batches SET server_id = ? WHERE id = ?", (server_id, batch.id))
         return Batch(batch.id, server_id, batch.keys)
 
     def close_batch(self, batch: Batch) -> None:
         """Forget a batch and its reservation: its replies are in the store, or it was never created."""
-        with self._transaction() as db:
+        with self._store.transaction() as db:
             db.execute("DELETE FROM batches WHERE id = ?", (batch.id,))
             db.execute("DELETE FROM reserved WHERE id = ?", (batch.id,))
-
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        db = self._store.db
-        try:
-            db.execute("BEGIN IMMEDIATE")
-            try:
-                yield db
-            except BaseException:
-                db.execute("ROLLBACK")
-                raise
-            db.execute("COMMIT")
-        except sqlite3.DatabaseError as error:
-            raise self._store.damaged(error) from error
