@@ -18,6 +18,7 @@ from mjd.config import Llm, read_config
 from mjd.errors import ModelError
 from mjd.llm.base import Generate, Message, Score
 from mjd.llm.chat_tokens import ChatTokenizer
+from mjd.llm.decoding import Chooser
 from mjd.llm.transformers_engine import TransformersEngine
 from mjd.llm.tree import parts
 from mjd.llm.tree_model import TreeModel
@@ -102,6 +103,19 @@ def test_a_tree_with_other_logits_is_noticed(
     assert re.search(r"plain batches, without prefix trees \(logits differ by", caplog.text)
     expected = one_at_a_time(models["llama"], requests())
     np.testing.assert_allclose([found[i] for i in range(len(expected))], expected, atol=1e-4)
+
+
+def test_lack_of_memory_is_not_taken_for_a_misfit(models: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(TreeModel, "forward", fail)
+    with pytest.raises(ModelError, match=r"memory of cpu does not suffice .*CUDA out of memory.*smaller dtype"):
+        list(engine(models["llama"]).score(requests()))
+
+
+def test_a_seed_gives_the_answers_of_earlier_versions() -> None:
+    assert Chooser(ask("Why?", seed=1)).random.initial_seed() == 54901249455414030
 
 
 @pytest.mark.parametrize("family", FAMILIES)

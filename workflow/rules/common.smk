@@ -64,12 +64,11 @@ def encoder_directory(wildcards):
 
 
 def encoder_params(wildcards):
-    """What decides an encoder's numbers."""
+    """What decides an encoder's numbers; a job reads the rest from the configuration."""
     entry = CONFIG.encoders[wildcards.encoder]
-    identity = CONFIG.model_entry(entry.model).identity
     return {
-        "settings": entry.model_dump(mode="json", exclude={"resources"}),
-        "identity": identity,
+        "settings": entry.deciding(),
+        "identity": CONFIG.model_entry(entry.model).identity,
     }
 
 
