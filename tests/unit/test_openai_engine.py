@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -18,6 +19,7 @@ from mjd.llm.base import Generate, Message, Score, Workplace
 from mjd.llm.ledger import Ledger
 from mjd.llm.openai_engine import OpenAiEngine
 from mjd.llm.store import Store
+from tests.openai.batch_server import BatchServer
 
 # (status, body, headers) of the n-th request, n from 0.
 Answer = tuple[int, dict[str, Any], dict[str, str]]
@@ -104,6 +106,39 @@ def test_a_withheld_answer_is_reported_and_not_asked_for_again(site: Site, store
     with pytest.raises(ModelError, match=r"1 request\(s\).*content_filter'; leave the item out"):
         list(engine(site, store).generate(asked))
     assert site.n == len(ASKED)
+
+
+def count(store: Store, table: str) -> int:
+    return int(store.db.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
+
+
+def test_a_batch_that_is_taken_up_is_booked_whole_and_its_reservation_ends(
+    site: Site, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though the next job asks for less."""
+    monkeypatch.setattr("tests.openai.batch_server.forward", lambda *_: (200, json.dumps(completion()[1]).encode()))
+    server = BatchServer(site.url)
+    site.url, server.holds = server.url, True
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "sleep", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            list(engine(site, store, budget=500, batch=True).score(ASKED))
+    assert (count(store, "batches"), count(store, "reserved")) == (1, 1)
+    server.holds = False
+    second = engine(site, store, budget=500, batch=True)
+    assert len(list(second.score(ASKED[:2]))) == 2
+    assert (second.ledger.requests, len(server.batches)) == (len(ASKED), 1)
+    assert (count(store, "batches"), count(store, "reserved")) == (0, 0)
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_refused_batch_is_forgotten(site: Site, store: Store) -> None:
+    file = {"id": "f", "object": "file", "bytes": 1, "created_at": 1, "filename": "x", "purpose": "batch"}
+    site.answer = lambda n: (400, {"error": {"message": "no"}}, {}) if n else (200, file, {})
+    with pytest.raises(ModelError, match="refused a request"):
+        list(engine(site, store, budget=500, batch=True).score(ASKED))
+    assert (count(store, "batches"), count(store, "reserved")) == (0, 0)
 
 
 def test_batches_are_cut_by_batch_size_alone(site: Site, store: Store) -> None:
