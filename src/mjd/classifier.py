@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -92,7 +93,7 @@ def load_encoder(
                 output_loading_info=True,
             )
             tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
-        except (OSError, ValueError, RuntimeError) as error:
+        except (OSError, RuntimeError, SafetensorError, ValueError) as error:
             raise ModelError(
                 f"{directory} cannot be loaded as a sequence classifier ({error}).",
                 "Give a directory with config.json, weights and tokenizer of a BERT-, RoBERTa- or DeBERTa-like model.",

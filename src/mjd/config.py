@@ -63,6 +63,10 @@ class Encoder(Settings):
         Resources(), description="What its jobs ask for; parallel runs add half of `mem_mb` for each beyond the first."
     )
 
+    def deciding(self) -> dict[str, Any]:
+        """What decides this encoder's numbers beside its model, for rule params: a change here trains it again."""
+        return self.model_dump(include={"max_length", "device"})
+
     @property
     def finetuning_mem_mb(self) -> int:
         """Memory of fine-tuning in MB: `mem_mb`, and half of it for each parallel run beyond the first."""

@@ -30,7 +30,7 @@ class Vllm(Settings):
         "logprob", description="What a score is. logit allows the norm transform, but label_mass is null then."
     )
     tensor_parallel: int = Field(1, ge=1, description="GPUs that share one copy of the model.")
-    max_length: int | None = Field(None, ge=1, description="Longest prompt plus answer in tokens; null: the model's.")
+    max_length: int | None = Field(None, ge=1, description="Most tokens of a prompt and its answer; null: the model's.")
     gpu_memory_share: float = Field(0.9, gt=0, le=1, description="Share of each GPU's memory that vLLM takes.")
     quantisation: str | None = Field(None, description="vLLM's name of a quantisation, such as fp8 or awq.")
     prefix_caching: bool = Field(True, description="Compute shared beginnings of prompts once.")
@@ -51,12 +51,14 @@ class OpenAi(Settings):
     tokens_per_minute: int | None = Field(None, ge=1, description="Limit of tokens, in and out; null: none.")
     timeout: float = Field(120, gt=0, description="Seconds to wait for one reply.")
     retry_seconds: float = Field(
-        600, ge=0, description="How long a request is tried again (429, 5xx, time-outs, unreadable replies)."
+        600,
+        ge=0,
+        description="How long a request is tried again (429, 5xx, time-outs, unreadable replies), pauses included.",
     )
     max_wait: float = Field(60, gt=0, description="Longest pause between tries, unless Retry-After asks for more.")
     top_logprobs: int = Field(20, ge=2, description="Most likely first tokens asked for; a letter beyond is null.")
     merge_variants: bool = Field(
-        True, description="Add up the probabilities of a letter with and without white space before it."
+        True, description="Add up the probabilities of a letter with and without a space before it."
     )
     max_tokens_key: Literal["max_tokens", "max_completion_tokens"] = Field(
         "max_tokens", description="How the endpoint calls the longest answer."

@@ -9,6 +9,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import os
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -280,7 +283,8 @@ def _ended(job: FineTuningJob, runs: Sequence[FineTuningRun], processes: int) ->
         yield from map(tuner.run, runs)
         return
     # loky's workers are fresh processes (no fork of torch's threads) that leave the main script alone.
-    with loky.ProcessPoolExecutor(min(processes, len(runs)), initializer=_start_worker, initargs=(job,)) as pool:
+    n, given = min(processes, len(runs)), (job, os.getpid())
+    with loky.ProcessPoolExecutor(n, initializer=_start_worker, initargs=given) as pool:
         yield from pool.map(_run_in_worker, runs)
 
 
@@ -288,9 +292,17 @@ def _ended(job: FineTuningJob, runs: Sequence[FineTuningRun], processes: int) ->
 _worker: dict[str, Any] = {}
 
 
-def _start_worker(job: FineTuningJob) -> None:
+def _start_worker(job: FineTuningJob, parent: int) -> None:
+    threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()
     torch.set_num_threads(1)
     _worker.update(job=job)
+
+
+def _end_with_parent(parent: int) -> None:
+    """End this process soon after its parent, however that ended: loky's workers would go on, then wait for ever."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 def _run_in_worker(run: FineTuningRun) -> _Ended:

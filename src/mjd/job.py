@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mjd import io
-from mjd.config import Encoder, load_config
+from mjd.config import load_config
 from mjd.errors import MjdError
 from mjd.labels import LabelSet, label_set
 from mjd.logs import logging_to
-from mjd.settings import check
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -100,11 +99,11 @@ def encoder_settings(snakemake: Any) -> dict[str, Any]:
     from mjd.devices import resolve_device, set_threads
 
     set_threads(snakemake.threads)
-    settings = check(Encoder, snakemake.params.encoder["settings"], f"encoders.{snakemake.wildcards.encoder}")
+    settings = load_config(snakemake.config).encoders[snakemake.wildcards.encoder]
     return {"max_length": settings.max_length, "device": resolve_device(settings.device)}
 
 
 def parallel_runs(snakemake: Any, device: torch.device) -> int:
     """Fine-tuning runs at a time: the encoder's setting, else one a thread on a CPU and one on a GPU."""
-    chosen: int | None = snakemake.params.encoder["settings"]["parallel_runs"]
+    chosen = load_config(snakemake.config).encoders[snakemake.wildcards.encoder].parallel_runs
     return chosen or (int(snakemake.threads) if device.type == "cpu" else 1)

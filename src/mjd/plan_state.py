@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
-import pyarrow.parquet as pq
 
 from mjd.config import Config, generator_slug
-from mjd.io import read_parquet
+from mjd.io import read_parquet, read_table
 from mjd.llm.base import Generate, Message, Score, request_key
 from mjd.llm.chat_tokens import ChatTokenizer
 from mjd.llm.store import Store, record_kind
@@ -118,7 +117,7 @@ class Finished:
             return self._by_key(job, requests())
         if job.rule in _CHUNKS:
             chunks = (self.results / "store" / _CHUNKS[job.rule] / job.llm / job.variant).glob("chunk-*.parquet")
-            return min(job.prompts, sum(int(pq.read_metadata(path).num_rows) for path in chunks))
+            return min(job.prompts, sum(int(read_table(path).num_rows) for path in chunks))
         return min(job.prompts, self._answers_of(job.llm))
 
     def _output(self, job: PlannedJob) -> Path:

@@ -6,6 +6,7 @@ Light on purpose: the Snakefile reads these while it builds the DAG.
 from __future__ import annotations
 
 import functools
+import hashlib
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar
 
@@ -84,12 +85,25 @@ class ModelEntry(Settings):
 
     @property
     def identity(self) -> str:
-        """Model and revision in one string, for provenance and store keys."""
+        """Model and revision in one string, for provenance and store keys; a local model's revision is its files'."""
         if self.package:
             return f"{self.package}=={self.version}:{self.path}@{self.sha256}"
         if self.hub:
             return f"{self.hub}@{self.revision}" + (f":{self.path}" if self.path else "")
-        return f"local:{self.local}" if self.local else f"api:{self.api}"
+        return f"local:{self.local}{_revision(Path(self.local))}" if self.local else f"api:{self.api}"
+
+
+def _revision(path: Path) -> str:
+    """`@` and a hash of names, sizes and modification times of a local model's files; "" where there are none yet.
+
+    Weights saved anew are another model. Their bytes are not read: every dry run asks for this.
+    """
+    found = []
+    for file in [path] if path.is_file() else sorted(path.rglob("*")):
+        name = file.relative_to(path)
+        if file.is_file() and not any(part.startswith(".") for part in name.parts):
+            found.append((name.as_posix(), file.stat().st_size, file.stat().st_mtime_ns))
+    return "@" + hashlib.sha256(repr(found).encode()).hexdigest()[:12] if found else ""
 
 
 class PublishedSet(Settings):

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from mjd.config import Prompts
 from mjd.errors import DataError
-from mjd.io import atomic_path
+from mjd.io import atomic_path, read_table
 from mjd.labels import LabelSet
 from mjd.llm.base import Engine, Score, Scored, request_key
 from mjd.llm.store import Store, request_record
@@ -23,8 +23,6 @@ from mjd.llm.tally import Tally
 from mjd.logs import Progress
 from mjd.prompts import Explanation, ScorePrompt, score_prompts
 
-# Prompts handed to the engine at a time: enough to sort and pack well, few enough to hold in memory.
-PROMPTS_PER_CALL = 2048
 # Fresh scores are written out at least this often; a kill loses no more than this and the pass in progress.
 SECONDS_PER_CHUNK = 10.0
 
@@ -75,7 +73,7 @@ class ScoreChunks:
         self._fresh: list[str] = []
         self._written = time.monotonic()
         for path in self._paths():
-            table = pq.read_table(path).to_pydict()
+            table = read_table(path).to_pydict()
             bounds = table.get("bound", [None] * len(table["key"]))
             for key, *known in zip(table["key"], table["scores"], table["mass"], bounds, strict=True):
                 self._known[key] = Known(*known)
@@ -205,7 +203,7 @@ def score_items(
     with Progress(what, sum(len(of_item) for _, of_item in prompts), "prompts") as progress:
         progress.note = engine.note
         try:
-            for group in _groups(prompts):
+            for group in _groups(prompts, engine.prompts_per_call):
                 rows += _score_group(engine, group, settings, cache, tally, progress)
         finally:
             cache.flush()
@@ -214,11 +212,11 @@ def score_items(
     return pd.DataFrame(rows, columns=[*columns, "label_mass"])
 
 
-def _groups(prompts: list[tuple[str, list[ScorePrompt]]]) -> Iterator[list[tuple[str, ScorePrompt]]]:
-    """Whole items together, at most `PROMPTS_PER_CALL` prompts a group where items allow it."""
+def _groups(prompts: list[tuple[str, list[ScorePrompt]]], size: int | None) -> Iterator[list[tuple[str, ScorePrompt]]]:
+    """Whole items together, at most `size` prompts a group where items allow it; None is one group."""
     group: list[tuple[str, ScorePrompt]] = []
     for uid, of_item in prompts:
-        if group and len(group) + len(of_item) > PROMPTS_PER_CALL:
+        if group and size and len(group) + len(of_item) > size:
             yield group
             group = []
         group += [(uid, prompt) for prompt in of_item]
@@ -243,12 +241,12 @@ def _score_group(
     tally.cached += len(group) - len(missing)
     if missing:
         tally.start()
-    for position, scored in engine.score([requests[i] for i in missing]):
-        i = missing[position]
-        known[keys[i]] = Known(list(scored.scores), scored.mass, scored.bound)
-        cache.add(keys[i], engine, requests[i], scored)
-        tally.add(scored.usage)
-        progress.done()
+        for position, scored in engine.score([requests[i] for i in missing]):
+            i = missing[position]
+            known[keys[i]] = Known(list(scored.scores), scored.mass, scored.bound)
+            cache.add(keys[i], engine, requests[i], scored)
+            tally.add(scored.usage)
+            progress.done()
     for key, (uid, prompt) in zip(keys, group, strict=True):
         by_label = dict(zip(prompt.option_order, known[key].scores, strict=True))
         yield (

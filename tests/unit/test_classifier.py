@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -159,6 +160,13 @@ def test_checkpoint_without_head_weights_is_refused(tiny_bert: Path, nli_labels:
     shutil.copy(tiny_bert / "model.safetensors", tmp_path / "headless" / "model.safetensors")
     with pytest.raises(ModelError, match="lacks weights of the classifier: classifier"):
         trained(tmp_path / "headless", nli_labels)
+
+
+def test_damaged_weights_are_refused(tiny_bert: Path, nli_labels: LabelSet, tmp_path: Path) -> None:
+    shutil.copytree(tiny_bert, tmp_path / "cut")
+    os.truncate(tmp_path / "cut" / "model.safetensors", 1000)
+    with pytest.raises(ModelError, match="cannot be loaded as a sequence classifier"):
+        fresh(tmp_path / "cut", nli_labels)
 
 
 # -- tokenising --------------------------------------------------------------------------------------------------

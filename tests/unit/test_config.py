@@ -205,6 +205,13 @@ def test_speed_prices_and_connection_decide_no_number() -> None:
     assert one.deciding() != elsewhere.llms["smollm2"].deciding()
 
 
+def test_params_of_an_encoder_hold_only_what_decides_its_numbers() -> None:
+    one = Encoder(title="BERT", model="m")
+    assert one.deciding() == Encoder(title="B.", model="m", parallel_runs=3, resources={"threads": 8}).deciding()
+    assert one.deciding() != Encoder(title="BERT", model="m", max_length=64).deciding()
+    assert one.deciding() != Encoder(title="BERT", model="m", device="cpu").deciding()
+
+
 @pytest.mark.parametrize(
     ("settings", "mem_mb"),
     [

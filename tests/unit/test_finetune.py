@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -407,6 +411,23 @@ def test_worker_processes_give_the_same_courses_in_order(
     finally:
         torch.set_num_threads(threads)
     pd.testing.assert_frame_equal(train(targets, seeds=(1, 2), processes=2), alone, check_exact=True)
+
+
+def test_workers_end_with_a_killed_job() -> None:
+    job = (
+        "import os, time, loky; from mjd.finetune import _start_worker\n"
+        "pool = loky.ProcessPoolExecutor(1, initializer=_start_worker, initargs=(None, os.getpid()))\n"
+        "print(pool.submit(os.getpid).result(), flush=True); pool.submit(time.sleep, 600).result()"
+    )
+    with subprocess.Popen([sys.executable, "-c", job], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        worker = int(process.stdout.readline())
+        process.kill()
+        try:
+            process.communicate(timeout=20)  # ends when nobody can write there any more
+        except subprocess.TimeoutExpired:
+            os.kill(worker, signal.SIGKILL)
+            pytest.fail("the worker lives on")
 
 
 @pytest.mark.parametrize("change", [{}, {"learning_rate": 1e-3}], ids=["same job", "other settings"])

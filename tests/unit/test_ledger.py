@@ -68,10 +68,28 @@ def test_without_prices_tokens_are_booked_alone(store: Store) -> None:
 
 def test_batches_are_remembered_until_they_are_closed(store: Store) -> None:
     ledger = Ledger(store, "m", None, None)
-    noted = ledger.intend_batch("https://a/v1", ["k1", "k2"])
+    noted = ledger.intend_batch("https://a/v1", ["k1", "k2"], Usage(9), 60)
     assert [batch.server_id for batch in ledger.open_batches("https://a/v1")] == [None]
     created = ledger.batch_created(noted, "batch-7")
     assert ledger.open_batches("https://a/v1") == [created]
     assert ledger.open_batches("https://b/v1") == []
     ledger.close_batch(created)
+    assert ledger.open_batches("https://a/v1") == []
+
+
+def test_the_job_that_closes_a_batch_gives_its_reservation_back(store: Store) -> None:
+    killed, next_job = Ledger(store, "m", PRICES, 20), Ledger(store, "m", PRICES, 20)
+    killed.intend_batch("https://a/v1", ["k"], Usage(40), 26 * 3600)  # half the price: the whole budget
+    with pytest.raises(BudgetError, match=r"20\.0000 USD are set aside"):
+        next_job.reserve(Usage(1), 60)
+    next_job.book(Usage(30), batch=True)
+    (batch,) = next_job.open_batches("https://a/v1")
+    next_job.close_batch(batch)
+    next_job.reserve(Usage(5), 60)  # 15 + 5: exactly the budget
+
+
+def test_a_batch_beyond_the_budget_is_not_noted(store: Store) -> None:
+    ledger = Ledger(store, "m", PRICES, 20)
+    with pytest.raises(BudgetError, match=r"may cost 21\.0000"):
+        ledger.intend_batch("https://a/v1", ["k"], Usage(42), 60)
     assert ledger.open_batches("https://a/v1") == []

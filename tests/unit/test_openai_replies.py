@@ -13,6 +13,7 @@ from mjd.llm.openai_engine import retry_after
 from mjd.llm.openai_replies import (
     MissingLogprobsError,
     UnreadableReplyError,
+    WithheldReplyError,
     generate_body,
     likely_usage,
     most_usage,
@@ -54,15 +55,32 @@ def test_words_that_begin_with_a_letter_do_not_count() -> None:
     assert math.exp(found.scores[0] or 0) == pytest.approx(0.5)
 
 
-def test_a_letter_that_is_not_listed_is_null_with_the_least_likely_token_as_bound() -> None:
-    found = read_scores(reply({"A": 0.5, "The": 0.2, "x": 0.05}), ("A", "B"), merge_variants=True)
+@pytest.mark.parametrize(("merge_variants", "bound"), [(False, 0.05), (True, 0.1)])
+def test_a_letter_that_is_not_listed_is_null_with_its_spellings_bound(merge_variants: bool, bound: float) -> None:
+    """Each spelling may be as likely as the least likely token."""
+    found = read_scores(reply({"A": 0.5, "The": 0.2, "x": 0.05}), ("A", "B"), merge_variants)
     assert found.scores[1] is None
-    assert math.exp(found.bound or 0) == pytest.approx(0.05)
+    assert math.exp(found.bound or 0) == pytest.approx(bound)
 
 
 def test_the_chosen_token_counts_though_it_is_not_listed() -> None:
     found = read_scores(reply({"The": 0.6, "A": 0.2}, chosen="B"), ("A", "B"), merge_variants=True)
     assert math.exp(found.scores[1] or 0) == pytest.approx(0.01)
+
+
+def test_a_chosen_token_that_is_not_listed_bounds_nothing() -> None:
+    found = read_scores(reply({"The": 0.6, "A": 0.2}, chosen="zzz"), ("A", "B"), merge_variants=False)
+    assert math.exp(found.bound or 0) == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("reason", ["content_filter", "tool_calls"])
+def test_withheld_replies_are_told_apart(reason: str) -> None:
+    withheld = reply({"A": 0.5})
+    withheld["choices"][0].update(finish_reason=reason, message={"content": None}, logprobs=None)
+    with pytest.raises(WithheldReplyError, match=reason):
+        read_answer(withheld)
+    with pytest.raises(WithheldReplyError, match=reason):
+        read_scores(withheld, ("A",), merge_variants=True)
 
 
 @pytest.mark.parametrize(

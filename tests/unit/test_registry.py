@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,20 @@ def test_model_identity_names_the_revision() -> None:
     assert ModelEntry(hub="o/n", revision="r", path="x.gguf").identity == "o/n@r:x.gguf"
     assert ModelEntry(api="m").identity == "api:m"
     assert ModelEntry(local="d").identity == "local:d"
+
+
+def test_a_local_model_saved_anew_is_another_one(tmp_path: Path) -> None:
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(b"one")
+    directory, file = ModelEntry(local=str(tmp_path)), ModelEntry(local=str(weights))
+    first = directory.identity, file.identity
+    assert first[0].startswith(f"local:{tmp_path}@")
+    (tmp_path / ".git").mkdir()
+    (tmp_path / ".git" / "index").write_bytes(b"not part of the model")
+    assert (directory.identity, file.identity) == first
+    os.utime(weights, ns=(0, 0))
+    assert directory.identity != first[0]
+    assert file.identity != first[1]
 
 
 def test_manifest_is_read(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Scoring and generation: label order, errors, and nothing done twice (with the fake engine)."""
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -69,6 +70,31 @@ def test_finished_scores_are_not_asked_for_again(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(first, again)
 
 
+def test_an_engine_is_not_called_when_all_is_finished(tmp_path: Path) -> None:
+    class Unwilling(FakeEngine):
+        def score(self, requests: Sequence[Score]) -> Iterator[tuple[int, Scored]]:
+            raise AssertionError("called")
+
+    first = score_items(FakeEngine(), ITEMS, SHOWN, settings(), ScoreChunks(tmp_path), Tally())
+    again = score_items(Unwilling(), ITEMS, SHOWN, settings(), ScoreChunks(tmp_path), Tally())
+    pd.testing.assert_frame_equal(first, again)
+
+
+@pytest.mark.parametrize(("size", "calls"), [(2048, [18]), (12, [12, 6]), (1, [12, 6]), (None, [18])])
+def test_engines_say_how_many_prompts_they_take(tmp_path: Path, size: int | None, calls: list[int]) -> None:
+    found: list[int] = []
+
+    class Counting(FakeEngine):
+        prompts_per_call = size
+
+        def score(self, requests: Sequence[Score]) -> Iterator[tuple[int, Scored]]:
+            found.append(len(requests))
+            yield from super().score(requests)
+
+    score_items(Counting(), ITEMS, SHOWN, settings(), ScoreChunks(tmp_path), Tally())
+    assert found == calls
+
+
 def test_equal_prompts_are_asked_for_once(tmp_path: Path) -> None:
     twice = pd.DataFrame({"uid": ["i1", "i1"], "position": [0, 1], "label": ["e", "e"], "text": ["t", "t"]})
     engine, tally = FakeEngine(), Tally()
@@ -89,6 +115,15 @@ def test_chunks_are_merged_when_the_job_ends(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(scoring, "SECONDS_PER_CHUNK", 0.0)
     score_items(FakeEngine(), ITEMS, SHOWN, settings(), ScoreChunks(tmp_path), Tally())
     assert len(list(tmp_path.glob("*.parquet"))) == 1
+
+
+@pytest.mark.parametrize("left", [0, 100])
+def test_a_damaged_chunk_is_an_error_with_the_cure(tmp_path: Path, left: int) -> None:
+    score_items(FakeEngine(), ITEMS, SHOWN, settings(), ScoreChunks(tmp_path), Tally())
+    (chunk,) = tmp_path.glob("*.parquet")
+    os.truncate(chunk, left)
+    with pytest.raises(DataError, match=r"chunk-.* is not a readable Parquet file .*Delete it and run again"):
+        ScoreChunks(tmp_path)
 
 
 def test_another_model_revision_is_scored_anew(tmp_path: Path) -> None:

@@ -192,3 +192,40 @@ def test_a_store_that_does_not_exist_is_an_error(path: Path, capsys: pytest.Capt
     assert main(["store", "stats", str(path)]) == 1
     assert not path.exists()
     assert "no response store" in capsys.readouterr().err
+
+
+def test_a_locked_store_is_not_called_damaged(path: Path) -> None:
+    fill(path, 1)
+    with Store(path) as store:
+        store.db.execute("PRAGMA busy_timeout = 1")
+        other = sqlite3.connect(path, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(DataError, match=r"database is locked\)\. What it holds is kept\. Another process"):
+            store.put([("k", {}, {})])
+        other.close()
+        store.put([("k", {}, {})])
+
+
+def test_a_full_disk_is_not_called_damage_and_the_store_goes_on(path: Path) -> None:
+    fill(path, 1)
+    with Store(path) as store:
+        (pages,) = store.db.execute("PRAGMA page_count").fetchone()
+        store.db.execute(f"PRAGMA max_page_count = {pages}")
+        with pytest.raises(DataError, match=r"is full\)\. What it holds is kept\. Free space"):
+            store.put([("big", {}, {"text": "x" * 100_000})])
+        store.db.execute(f"PRAGMA max_page_count = {pages + 100}")
+        store.put([("big", {}, {"text": "x" * 100_000})])
+        assert len(store) == 2
+
+
+def test_a_transaction_that_fails_leaves_nothing(path: Path) -> None:
+    def fail(store: Store) -> None:
+        with store.transaction() as db:
+            db.execute("INSERT INTO replies VALUES ('k', '{}', '{}', 0)")
+            raise KeyError
+
+    with Store(path) as store:
+        with pytest.raises(KeyError):
+            fail(store)
+        assert len(store) == 0
+        store.put([("k", {}, {})])

@@ -1,7 +1,9 @@
 """The Transformers engine on tiny random models of every family."""
 
 import functools
+import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,12 @@ from mjd.config import Llm, read_config
 from mjd.errors import ModelError
 from mjd.llm.base import Generate, Message, Score
 from mjd.llm.chat_tokens import ChatTokenizer
+from mjd.llm.decoding import Chooser
 from mjd.llm.transformers_engine import TransformersEngine
 from mjd.llm.tree import parts
 from mjd.llm.tree_model import TreeModel
 from mjd.prompts import Explanation, score_prompts
-from tests.unit.tiny_llms import FAMILIES, save_tiny_llm
+from tests.unit.tiny_llms import FAMILIES, byte_tokenizer, save_tiny_llm
 
 CONFIG = read_config("config/config.yaml")
 SHOWN = [Explanation("e", "Rain wets grass."), Explanation("n", "There may be a roof.")]
@@ -102,6 +105,19 @@ def test_a_tree_with_other_logits_is_noticed(
     np.testing.assert_allclose([found[i] for i in range(len(expected))], expected, atol=1e-4)
 
 
+def test_lack_of_memory_is_not_taken_for_a_misfit(models: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(TreeModel, "forward", fail)
+    with pytest.raises(ModelError, match=r"memory of cpu does not suffice .*CUDA out of memory.*smaller dtype"):
+        list(engine(models["llama"]).score(requests()))
+
+
+def test_a_seed_gives_the_answers_of_earlier_versions() -> None:
+    assert Chooser(ask("Why?", seed=1)).random.initial_seed() == 54901249455414030
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_workers_side_by_side_change_no_score(
     models: dict[str, Path], family: str, monkeypatch: pytest.MonkeyPatch
@@ -167,10 +183,60 @@ def test_a_prompt_longer_than_the_context_is_an_error(models: dict[str, Path]) -
         list(engine(models["llama"]).score(requests("long " * 500)))
 
 
+@pytest.mark.parametrize("family", [*FAMILIES, "bloom"])
+def test_shared_weights_do_not_count_as_missing(tmp_path: Path, family: str) -> None:
+    engine(save_tiny_llm(tmp_path, family))
+
+
+def test_a_checkpoint_that_lacks_weights_is_refused(models: dict[str, Path], tmp_path: Path) -> None:
+    shutil.copytree(models["llama"], tmp_path / "headless")
+    AutoModelForCausalLM.from_pretrained(models["llama"]).model.save_pretrained(tmp_path / "headless")
+    with pytest.raises(ModelError, match=r"tiny lacks weights of the language model: lm_head\.weight"):
+        engine(tmp_path / "headless")
+
+
+def test_damaged_weights_are_refused(models: dict[str, Path], tmp_path: Path) -> None:
+    shutil.copytree(models["llama"], tmp_path / "cut")
+    os.truncate(tmp_path / "cut" / "model.safetensors", 1000)
+    with pytest.raises(ModelError, match=r"tiny cannot be loaded as a language model .*download it again"):
+        engine(tmp_path / "cut")
+
+
+def test_an_unknown_architecture_is_refused(models: dict[str, Path], tmp_path: Path) -> None:
+    shutil.copytree(models["llama"], tmp_path / "new")
+    config = tmp_path / "new" / "config.json"
+    config.write_text(config.read_text().replace('"llama"', '"no-such-model"'))
+    with pytest.raises(ModelError, match=r"tiny cannot be loaded as a language model .*no-such-model"):
+        engine(tmp_path / "new")
+
+
+def test_no_prompts_have_no_tokens(models: dict[str, Path]) -> None:
+    assert ChatTokenizer(models["llama"], "auto", "tiny").encode([]) == []
+
+
 def test_no_chat_template_gives_plain_text(models: dict[str, Path]) -> None:
     tiny = engine(models["llama"], chat_template="none")
     assert tiny.tokens.render([Message("system", "S"), Message("user", "U")]) == "S\n\nU\n"
     assert engine(models["llama"]).tokens.render([Message("user", "U")]) == "<|user|>U\n<|assistant|>\n"
+
+
+def tokens_with(template: str, directory: Path) -> ChatTokenizer:
+    """The tiny tokenizer with another chat template."""
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(directory)
+    return ChatTokenizer(directory, "auto", "tiny")
+
+
+def test_a_template_that_asks_for_the_day_gets_a_fixed_one(tmp_path: Path) -> None:
+    dated = tokens_with("Today: {{ strftime_now('%d %b %Y') }} {{ messages[0]['content'] }}", tmp_path)
+    assert dated.render([Message("user", "U")]) == "Today: 26 Jul 2024 U"
+
+
+def test_a_prompt_that_the_template_refuses_is_an_error(tmp_path: Path) -> None:
+    refusing = tokens_with("{{ raise_exception('System role not supported') }}", tmp_path)
+    with pytest.raises(ModelError, match=r"chat template of tiny refuses a prompt \(System role not supported\)"):
+        refusing.render([Message("system", "S"), Message("user", "U")])
 
 
 def ask(text: str, n: int = 12, **how: object) -> Generate:
@@ -228,3 +294,17 @@ def test_an_answer_ends_at_the_end_token(models: dict[str, Path], monkeypatch: p
     assert ended[0].text.split() == tokens[: tokens.index(tokens[2])]
     assert (ended[0].finish_reason, free[0].finish_reason) == ("stop", "length")
     assert free[1].text.startswith(ended[1].text)
+
+
+@pytest.mark.parametrize("prefix_tree", [True, False])
+def test_an_answer_ends_with_the_models_context(models: dict[str, Path], prefix_tree: bool) -> None:
+    """GPT-2 has no positions beyond it."""
+    tiny = engine(models["gpt2"], prefix_tree=prefix_tree)
+    answers = dict(tiny.generate([ask("x" * 985, 64), ask("Why?", 5)]))
+    assert sum(vars(answers[0].usage).values()) == tiny.tokens.longest == 1024
+    assert (answers[0].finish_reason, answers[1].usage.completion_tokens) == ("length", 5)
+
+
+@pytest.mark.parametrize(("batch_size", "n"), [(24, 48), (128, 256)])
+def test_slots_are_never_short_of_prompts(models: dict[str, Path], batch_size: int, n: int) -> None:
+    assert engine(models["llama"], batch_size=batch_size).answers_per_call == n

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from pathlib import Path
 
 import pytest
 
 from mjd.config import Llm, read_config
 from mjd.errors import ModelError
-from mjd.llm.vllm_engine import Worker, find_python, worker_environment
+from mjd.llm.base import Generate, Message, Workplace
+from mjd.llm.vllm_engine import VllmEngine, Worker, find_python, worker_environment
+from tests.unit.tiny_llms import save_tiny_llm
 
 CONFIG = read_config("config/config.yaml")
 
@@ -38,6 +42,46 @@ def test_a_worker_without_vllm_says_what_it_lacks() -> None:
     settings = Llm(title="x", model="x", engine="vllm")
     with pytest.raises(ModelError, match=r"worker died \(exit status 1\): ModuleNotFoundError.*vllm"):
         Worker(sys.executable, {}, worker_environment(settings, 1))
+
+
+def worker(directory: Path, program: str) -> Worker:
+    """A worker that runs `program` instead of vLLM's once it has said that it is ready."""
+    interpreter = directory / "python"
+    ready = "sys.stdin.readline(); print('{\"ready\": true}', flush=True)"
+    interpreter.write_text(f"#!{sys.executable}\nimport json, os, sys\n{ready}\n{program}\n")
+    interpreter.chmod(0o755)
+    return Worker(str(interpreter), {}, dict(os.environ))
+
+
+def test_what_a_worker_says_may_be_in_any_encoding(tmp_path: Path) -> None:
+    said = "sys.stdin.readline(); os.write(2, b'Fehler: \\xfc\\n' * 9999); print('{\"index\": 0}', flush=True)"
+    talking = worker(tmp_path, said)
+    assert list(talking.ask([{}])) == [{"index": 0}]
+    talking.close()
+
+
+def test_a_dead_worker_can_be_closed(tmp_path: Path) -> None:
+    dead = worker(tmp_path, "sys.exit(3)")
+    dead._process.wait()
+    with pytest.raises(ModelError, match="exit status 3"):
+        list(dead.ask([{"prompt": list(range(300))}] * 200))
+    dead.close()
+
+
+def test_replies_to_a_call_that_was_left_are_not_taken_for_the_next(tmp_path: Path) -> None:
+    echo = "for line in sys.stdin:\n    for one in json.loads(line): print(json.dumps(one), flush=True)"
+    echoing = worker(tmp_path, echo)
+    assert next(echoing.ask([{"call": 1}] * 3)) == {"call": 1}
+    assert list(echoing.ask([{"call": 2}])) == [{"call": 2}]
+    echoing.close()
+
+
+def test_an_answer_that_max_length_might_cut_off_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mjd.llm.vllm_engine.vllm_version", lambda *_, **__: "1")
+    settings = Llm(title="x", model="x", engine="vllm", vllm={"max_length": 60})
+    engine = VllmEngine(save_tiny_llm(tmp_path), settings, "tiny", Workplace())
+    with pytest.raises(ModelError, match=r"may have 72 tokens, but vllm\.max_length is 60.*Raise vllm\.max_length"):
+        next(engine.generate([Generate((Message("user", "?"),), 48)]))
 
 
 def test_the_users_environment_stays(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,12 @@ def given(*paths):
     return [path for path in paths if path]
 
 
+def local_model(model):
+    """The user's own files of a model; where they are missing, the job says so."""
+    local = CONFIG.model_entry(model).local
+    return [local] if local and Path(local).exists() else []
+
+
 def model_directory(llm):
     """The model directory of an LLM as an input; nothing for an API model."""
     model = CONFIG.llms[llm].model
@@ -58,12 +64,11 @@ def encoder_directory(wildcards):
 
 
 def encoder_params(wildcards):
-    """What decides an encoder's numbers."""
+    """What decides an encoder's numbers; a job reads the rest from the configuration."""
     entry = CONFIG.encoders[wildcards.encoder]
-    identity = CONFIG.model_entry(entry.model).identity
     return {
-        "settings": entry.model_dump(mode="json", exclude={"resources"}),
-        "identity": identity,
+        "settings": entry.deciding(),
+        "identity": CONFIG.model_entry(entry.model).identity,
     }
 
 

@@ -24,6 +24,8 @@ rule download_source:
 
 
 rule download_model:
+    input:
+        lambda wildcards: local_model(wildcards.model),
     output:
         directory(f"{DOWNLOADS}/models/{{model}}"),
     log:

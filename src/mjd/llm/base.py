@@ -123,6 +123,8 @@ class Engine(ABC):
     is_paid = False
     # Requests that `generate` is given at a time; None is all of them.
     answers_per_call: int | None = None
+    # Requests that `score` is given at a time: enough to sort and pack well, few enough to hold in memory.
+    prompts_per_call: int | None = 2048
 
     @abstractmethod
     def generate(self, requests: Sequence[Generate]) -> Iterator[tuple[int, Generated]]: ...

@@ -5,13 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any
 
+from jinja2 import TemplateError
 from transformers import AutoTokenizer
 
 from mjd.errors import ModelError
 from mjd.llm.base import Message
+
+# The day for templates that ask for today's (Llama 3.1 and later, which name it where there is no clock): prompts must
+# not change from day to day.
+DAY = date(2024, 7, 26)
 
 
 class ChatTokenizer:
@@ -29,8 +35,9 @@ class ChatTokenizer:
         self.name = name
         template = self.tokenizer.chat_template
         self.is_plain = chat_template == "none" or not template
-        # The template changes every prompt: its hash is part of request keys.
-        self.template_hash = "none" if self.is_plain else hashlib.sha256(str(template).encode()).hexdigest()[:16]
+        # The template changes every prompt: its hash is part of request keys, with the day where it asks for that.
+        text = f"{template}{DAY}" if "strftime_now" in str(template) else str(template)
+        self.template_hash = "none" if self.is_plain else hashlib.sha256(text.encode()).hexdigest()[:16]
         self.longest = longest or _config_value(Path(directory) / "config.json", "max_position_embeddings")
         ends = _config_value(Path(directory) / "generation_config.json", "eos_token_id")
         ids = [*(ends if isinstance(ends, list) else [ends]), self.tokenizer.eos_token_id]
@@ -38,11 +45,25 @@ class ChatTokenizer:
         self._letter_ids: dict[tuple[tuple[str, ...], str], list[int]] = {}
 
     def render(self, messages: Sequence[Message]) -> str:
-        """The prompt as text, ending where the answer begins."""
+        """The prompt as text, ending where the answer begins.
+
+        Raises:
+            ModelError: the chat template refuses it.
+        """
         if self.is_plain:
             return "\n\n".join(message.content for message in messages) + "\n"
         chat = [{"role": message.role, "content": message.content} for message in messages]
-        return str(self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True))
+        try:
+            return str(
+                self.tokenizer.apply_chat_template(
+                    chat, tokenize=False, add_generation_prompt=True, strftime_now=DAY.strftime
+                )
+            )
+        except TemplateError as error:
+            raise ModelError(
+                f"The chat template of {self.name} refuses a prompt ({error}).",
+                "Where it knows no system role, set prompts.system: null; or set the LLM's chat_template: none.",
+            ) from None
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of rendered prompts; special tokens are added only where no chat template wrote them.
@@ -50,8 +71,10 @@ class ChatTokenizer:
         Raises:
             ModelError: a prompt is longer than the model reads.
         """
+        if not texts:  # tokenizers of Transformers refuse an empty list
+            return []
         ids = self.tokenizer(list(texts), add_special_tokens=self.is_plain, return_attention_mask=False)["input_ids"]
-        longest = max(map(len, ids), default=0)
+        longest = max(map(len, ids))
         if self.longest and longest > self.longest:
             raise ModelError(
                 f"A prompt has {longest} tokens, but {self.name} reads at most {self.longest}.",

@@ -7,7 +7,6 @@ finished answer, and no cache is copied from step to step.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -30,9 +29,7 @@ class Chooser:
 
     def __init__(self, request: Generate) -> None:
         self.request = request
-        text = repr((request.seed, request.sample_index, request.messages))
-        digest = hashlib.sha256(text.encode()).digest()
-        self.random = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+        self.random = torch.Generator().manual_seed(request.random_seed(bits=56))
 
     def choose(self, logits: torch.Tensor) -> int:
         """Next token id from logits [vocabulary]."""

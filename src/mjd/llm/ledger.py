@@ -10,8 +10,7 @@ import json
 import sqlite3
 import time
 import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mjd.config import Prices
@@ -61,7 +60,7 @@ class Ledger:
         """USD that the store's replies cost so far, all LLMs and jobs together."""
         return float(self._store.db.execute("SELECT coalesce(sum(usd), 0) FROM spending").fetchone()[0])
 
-    def reserve(self, most: Usage, seconds: float, batch: bool = False) -> str:
+    def reserve(self, most: Usage, seconds: float) -> str:
         """Set the price of a request that uses at most `most` aside; returns the reservation, "" without a budget.
 
         Args:
@@ -72,26 +71,31 @@ class Ledger:
         """
         if self._budget is None:
             return ""
-        name, usd, now = uuid.uuid4().hex, self.price(most, batch), time.time()
-        with self._transaction() as db:
-            open_usd = "SELECT coalesce(sum(usd), 0) FROM reserved WHERE expires > ?"
-            reserved = float(db.execute(open_usd, (now,)).fetchone()[0])
-            spent = self.spent()
-            if spent + reserved + usd > self._budget:
-                raise BudgetError(
-                    f"The budget of {self._budget:.2f} USD could be crossed: {spent:.4f} USD are spent, "
-                    f"{reserved:.4f} USD are set aside for requests under way, the next may cost {usd:.4f} USD.",
-                    "Everything paid for is kept. Raise budget_usd, or ask for less (limit, scoring.orders), and "
-                    "run again.",
-                )
-            db.execute("INSERT INTO reserved VALUES (?, ?, ?)", (name, usd, now + seconds))
+        name = uuid.uuid4().hex
+        with self._store.transaction() as db:
+            self._set_aside(db, name, self.price(most), seconds)
         return name
+
+    def _set_aside(self, db: sqlite3.Connection, name: str, usd: float, seconds: float) -> None:
+        """Reserve `usd` under a name, within the budget."""
+        if self._budget is None:
+            return
+        now = time.time()
+        open_usd = "SELECT coalesce(sum(usd), 0) FROM reserved WHERE expires > ?"
+        reserved, spent = float(db.execute(open_usd, (now,)).fetchone()[0]), self.spent()
+        if spent + reserved + usd > self._budget:
+            raise BudgetError(
+                f"The budget of {self._budget:.2f} USD could be crossed: {spent:.4f} USD are spent, "
+                f"{reserved:.4f} USD are set aside for requests under way, the next may cost {usd:.4f} USD.",
+                "Everything paid for is kept. Raise budget_usd or ask for less (limit, scoring.orders); run again.",
+            )
+        db.execute("INSERT INTO reserved VALUES (?, ?, ?)", (name, usd, now + seconds))
 
     def book(self, usage: Usage, batch: bool = False, reservation: str | None = None) -> None:
         """Book a reply's price, in place of its reservation."""
         usd = self.price(usage, batch)
         self.requests, self.usd = self.requests + 1, self.usd + usd
-        with self._transaction() as db:
+        with self._store.transaction() as db:
             db.execute("INSERT OR IGNORE INTO spending VALUES (?, 0, 0, 0, 0)", (self._model,))
             db.execute(
                 "UPDATE spending SET requests = requests + 1, prompt_tokens = prompt_tokens + ?, "
@@ -104,7 +108,7 @@ class Ledger:
     def release(self, reservation: str) -> None:
         """Give a reservation back: the request failed."""
         if reservation:
-            with self._transaction() as db:
+            with self._store.transaction() as db:
                 db.execute("DELETE FROM reserved WHERE id = ?", (reservation,))
 
     # -- batches -----------------------------------------------------------------------------------------------
@@ -116,10 +120,20 @@ class Ledger:
         )
         return [Batch(name, server_id, tuple(json.loads(keys))) for name, server_id, keys in rows]
 
-    def intend_batch(self, endpoint: str, keys: Sequence[str]) -> Batch:
-        """Note a batch before it is created, so that it can be found if the job is killed while creating it."""
+    def intend_batch(self, endpoint: str, keys: Sequence[str], most: Usage, seconds: float) -> Batch:
+        """Note a batch before it is created, so that it can be found if the job is killed while creating it.
+
+        Its greatest possible price is reserved under its id: whichever job closes the batch gives that back.
+
+        Args:
+            most, seconds: as for `reserve`.
+
+        Raises:
+            BudgetError: the batch could cross the budget.
+        """
         name = uuid.uuid4().hex
-        with self._transaction() as db:
+        with self._store.transaction() as db:
+            self._set_aside(db, name, self.price(most, batch=True), seconds)
             db.execute(
                 "INSERT INTO batches VALUES (?, ?, NULL, ?, ?)", (name, endpoint, json.dumps(list(keys)), time.time())
             )
@@ -127,25 +141,12 @@ class Ledger:
 
     def batch_created(self, batch: Batch, server_id: str) -> Batch:
         """Note the server's id of a batch."""
-        with self._transaction() as db:
+        with self._store.transaction() as db:
             db.execute("UPDATE batches SET server_id = ? WHERE id = ?", (server_id, batch.id))
         return Batch(batch.id, server_id, batch.keys)
 
     def close_batch(self, batch: Batch) -> None:
-        """Forget a batch: its replies are in the store, or it was never created."""
-        with self._transaction() as db:
+        """Forget a batch and its reservation: its replies are in the store, or it was never created."""
+        with self._store.transaction() as db:
             db.execute("DELETE FROM batches WHERE id = ?", (batch.id,))
-
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        db = self._store.db
-        try:
-            db.execute("BEGIN IMMEDIATE")
-            try:
-                yield db
-            except BaseException:
-                db.execute("ROLLBACK")
-                raise
-            db.execute("COMMIT")
-        except sqlite3.DatabaseError as error:
-            raise self._store.damaged(error) from error
+            db.execute("DELETE FROM reserved WHERE id = ?", (batch.id,))

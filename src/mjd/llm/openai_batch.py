@@ -43,27 +43,25 @@ def run_batches(
         openai.OpenAIError: the endpoint refuses.
     """
     waiting = dict(bodies)
-    under_way: dict[str, tuple[Batch, str | None]] = {}
+    under_way: dict[str, Batch] = {}
     for batch in _left_behind(client, ledger, settings.base_url, waiting):
-        under_way[batch.id] = (batch, None)
+        under_way[batch.id] = batch
         for key in batch.keys:
             waiting.pop(key, None)
     stop: Exception | None = None
     try:
         for part in _parts(list(waiting), settings.batch_size):
             sent = _submit(client, {key: waiting[key] for key in part}, settings, ledger)
-            under_way[sent[0].id] = sent
+            under_way[sent.id] = sent
     except Exception as error:  # wait for what is under way: it is paid for
         stop = error
     while under_way:
-        for batch, reservation in list(under_way.values()):
+        for batch in list(under_way.values()):
             state = client.batches.retrieve(str(batch.server_id))
             if state.status in _ENDED:
                 yield from _replies(client, state, batch, bodies, ledger)
                 del under_way[batch.id]
                 ledger.close_batch(batch)
-                if reservation:
-                    ledger.release(reservation)
         if under_way:
             log.info("waiting for %d batch(es)", len(under_way))
             time.sleep(settings.batch_poll)
@@ -91,51 +89,59 @@ def _parts(keys: Sequence[str], size: int) -> Iterator[list[str]]:
         yield list(keys[start : start + size])
 
 
-def _submit(
-    client: openai.OpenAI, bodies: Mapping[str, dict[str, Any]], settings: OpenAi, ledger: Ledger
-) -> tuple[Batch, str]:
-    """Create a batch; returns it and its reservation."""
+def _submit(client: openai.OpenAI, bodies: Mapping[str, dict[str, Any]], settings: OpenAi, ledger: Ledger) -> Batch:
+    """Create a batch, within the budget."""
     most = [most_usage(body, settings) for body in bodies.values()]
     whole = Usage(sum(usage.prompt_tokens for usage in most), sum(usage.completion_tokens for usage in most))
-    reservation = ledger.reserve(whole, _WINDOW_SECONDS, batch=True)
     lines = [
         json.dumps({"custom_id": key, "method": "POST", "url": ENDPOINT, "body": body}) for key, body in bodies.items()
     ]
+    batch = ledger.intend_batch(settings.base_url, list(bodies), whole, _WINDOW_SECONDS)
     try:
         file = client.files.create(file=("mjd.jsonl", "\n".join(lines).encode()), purpose="batch")
-        batch = ledger.intend_batch(settings.base_url, list(bodies))
         created = client.with_options(max_retries=0).batches.create(
             input_file_id=file.id, endpoint=ENDPOINT, completion_window="24h", metadata={_METADATA: batch.id}
         )
-    except BaseException:
-        ledger.release(reservation)
+    except openai.APIStatusError as error:
+        if error.status_code < 500:  # refused; after any other error it may run all the same
+            ledger.close_batch(batch)
         raise
     log.info("batch %s: %d requests", created.id, len(bodies))
-    return ledger.batch_created(batch, created.id), reservation
+    return ledger.batch_created(batch, created.id)
 
 
 def _replies(
     client: openai.OpenAI, state: Any, batch: Batch, wanted: Mapping[str, Any], ledger: Ledger
 ) -> Iterator[tuple[str, Mapping[str, Any] | BatchError]]:
-    """Replies of a batch that ended, each booked; errors of the wanted requests that it did not answer."""
+    """Replies of a batch that ended to the wanted requests, and errors of those that it did not answer.
+
+    All of its replies are booked.
+    """
     lines: list[dict[str, Any]] = []
     for file_id in (state.output_file_id, state.error_file_id):
         if file_id:
             lines += [json.loads(line) for line in client.files.content(file_id).text.splitlines() if line.strip()]
-    unanswered = {key for key in batch.keys if key in wanted}
+    unanswered = set(batch.keys)
     for line in lines:
-        key, response = line["custom_id"], line.get("response") or {}
+        key = line["custom_id"]
         if key not in unanswered:
             continue
         unanswered.discard(key)
-        reply = response.get("body")
-        if response.get("status_code") == 200 and isinstance(reply, dict):
-            try:
-                ledger.book(read_usage(reply), batch=True)
-                yield key, reply
-            except UnreadableReplyError as error:
-                yield key, BatchError(str(error))
-        else:
-            yield key, BatchError(str(line.get("error") or reply or state.status))
-    for key in unanswered:
+        found = _booked(line, str(state.status), ledger)
+        if key in wanted:
+            yield key, found
+    for key in unanswered.intersection(wanted):
         yield key, BatchError(f"batch {state.id} ended as {state.status} without a reply")
+
+
+def _booked(line: Mapping[str, Any], status: str, ledger: Ledger) -> Mapping[str, Any] | BatchError:
+    """The reply on a line of a batch's results, booked; else its error."""
+    response = line.get("response") or {}
+    reply = response.get("body")
+    if response.get("status_code") != 200 or not isinstance(reply, dict):
+        return BatchError(str(line.get("error") or reply or status))
+    try:
+        ledger.book(read_usage(reply), batch=True)
+    except UnreadableReplyError as error:
+        return BatchError(str(error))
+    return reply

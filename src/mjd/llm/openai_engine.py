@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from aiolimiter import AsyncLimiter
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_delay, wait_random_exponential
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_before_delay, wait_random_exponential
 
 import openai
 from mjd.config import Llm
@@ -30,7 +30,7 @@ from mjd.llm.base import (
     request_key,
 )
 from mjd.llm.openai_batch import BatchError, run_batches
-from mjd.llm.openai_replies import MissingLogprobsError, UnreadableReplyError
+from mjd.llm.openai_replies import MissingLogprobsError, ReplyError, UnreadableReplyError
 
 log = logging.getLogger(__name__)
 for _chatty in ("httpx", "httpx2", "openai"):  # a line for each request otherwise
@@ -65,6 +65,8 @@ class OpenAiEngine(Engine):
         if workplace.ledger is None:
             raise ModelError(f"{identity} is behind an API, and this job books no spending.", "Report this as a bug.")
         self.settings = settings.openai
+        if self.settings.batch:  # all at once: `batch_size` is what cuts them, and batches run side by side
+            self.prompts_per_call = None
         self.ledger = workplace.ledger
         self.model = identity.removeprefix("api:")
         self.info = engine_info(settings, identity)
@@ -146,7 +148,7 @@ class OpenAiEngine(Engine):
                         raise UnreadableReplyError(str(reply))
                     self._seen(reply)
                     yield index[name], read(reply, index[name])
-                except UnreadableReplyError as error:
+                except ReplyError as error:
                     failed.append(str(error))
         except openai.OpenAIError as error:
             raise self.refused(error, key) from None
@@ -154,7 +156,7 @@ class OpenAiEngine(Engine):
             raise self.incomplete(len(failed), failed[-1])
 
     def _key(self) -> str:
-        """The API key; raises `ModelError` when its variable is empty."""
+        """The API key; raises `ModelError`, which never shows it, when its variable does not hold one."""
         name = self.settings.api_key_env
         if name is None:
             return "none"
@@ -163,6 +165,11 @@ class OpenAiEngine(Engine):
             raise ModelError(
                 f"{self.model} needs an API key, and the environment variable {name} is empty.",
                 f"Set {name}, or openai.api_key_env: null for a server that asks for none.",
+            )
+        if not (key.isascii() and key.isprintable()):
+            raise ModelError(
+                f"The environment variable {name} holds characters that no API key has, such as a curly quote.",
+                f"Copy the key of {self.model} into {name} once more.",
             )
         return key
 
@@ -261,7 +268,7 @@ class _Crew:
                 self._failed_in_a_row = 0
             except (BudgetError, ModelError) as error:
                 self._end = self._end or error
-            except (openai.OpenAIError, UnreadableReplyError) as error:
+            except (openai.OpenAIError, ReplyError) as error:
                 self._failed.append(" ".join(str(error).split()).replace(self.key, "***")[:300])
                 self._failed_in_a_row += 1
                 log.warning("a request failed for good: %s", self._failed[-1])
@@ -274,14 +281,12 @@ class _Crew:
         Raises:
             BudgetError: it could cross the budget.
             ModelError: the endpoint refuses it.
-            OpenAIError, UnreadableReplyError: it was tried again for as long as the settings say.
+            OpenAIError, ReplyError: trying again does not help, or was tried for as long as the settings say.
         """
         body = self.bodies[i]
-        lapse = self.settings.retry_seconds + 2 * self.settings.timeout + 60
-        reservation = self.ledger.reserve(replies.most_usage(body, self.settings), lapse)
         tries = AsyncRetrying(
             retry=retry_if_exception(_may_pass),
-            stop=stop_after_delay(self.settings.retry_seconds),
+            stop=stop_before_delay(self.settings.retry_seconds),
             wait=_Wait(self.settings.max_wait),
             before_sleep=self._log_retry,
             reraise=True,
@@ -289,20 +294,29 @@ class _Crew:
         try:
             async for attempt in tries:
                 with attempt:
+                    # Waiting for the limits is no trying: it does not count against `retry_seconds`.
+                    waits_since = time.monotonic()
                     await limits.wait(replies.likely_usage(body, self.settings))
-                    reply = await self._send(client, body)
-                    # Read in full before it is booked: a reply cut off on its way was never seen.
-                    usage = replies.read_usage(reply)
-                    self.ledger.book(usage, reservation=reservation)
-                    self.engine._seen(reply)
-                    return self._read(reply, i)
+                    attempt.retry_state.start_time += time.monotonic() - waits_since
+                    return self._read(await self._paid(client, body), i)
         except openai.APIStatusError as error:
             if _may_pass(error):
                 raise
             raise self.engine.refused(error, self.key) from None
+        raise AssertionError("unreachable: tries end by a return or an error")
+
+    async def _paid(self, client: openai.AsyncOpenAI, body: Body) -> Mapping[str, Any]:
+        """The reply to one try, booked in place of its reservation: a reply that is of no use costs as much."""
+        lapse = 2 * self.settings.timeout + 60
+        reservation = self.ledger.reserve(replies.most_usage(body, self.settings), lapse)
+        try:
+            reply = await self._send(client, body)
+            # Read in full before it is booked: a reply cut off on its way was never seen.
+            self.ledger.book(replies.read_usage(reply), reservation=reservation)
         finally:
             self.ledger.release(reservation)
-        raise AssertionError("unreachable: tries end by a return or an error")
+        self.engine._seen(reply)
+        return reply
 
     def _read(self, reply: Mapping[str, Any], i: int) -> Any:
         try:
@@ -314,8 +328,8 @@ class _Crew:
 
     async def _send(self, client: openai.AsyncOpenAI, body: Body) -> Mapping[str, Any]:
         """Send a request; raises `UnreadableReplyError` when the reply is not a JSON object."""
+        raw = await client.chat.completions.with_raw_response.create(**body)
         try:
-            raw = await client.chat.completions.with_raw_response.create(**body)
             reply = raw.http_response.json()
         except ValueError as error:
             raise UnreadableReplyError(f"a reply is no JSON ({error})") from None

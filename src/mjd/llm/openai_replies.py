@@ -14,7 +14,15 @@ ENDPOINT: Literal["/v1/chat/completions"] = "/v1/chat/completions"
 _TEMPLATE_TOKENS = 32
 
 
-class UnreadableReplyError(Exception):
+class ReplyError(Exception):
+    """A reply that is of no use."""
+
+
+class WithheldReplyError(ReplyError):
+    """A reply that the endpoint ended for a reason of its own, such as a content filter: it would do so again."""
+
+
+class UnreadableReplyError(ReplyError):
     """A reply that is not a chat completion: cut off, or of another form. Trying again may help."""
 
 
@@ -63,53 +71,70 @@ def read_usage(reply: Mapping[str, Any]) -> Usage:
 
 
 def read_answer(reply: Mapping[str, Any]) -> Generated:
-    """The answer in a reply; raises `UnreadableReplyError`."""
+    """The answer in a reply; raises `UnreadableReplyError` or `WithheldReplyError`."""
     try:
         choice = reply["choices"][0]
         text, reason = choice["message"]["content"], choice["finish_reason"]
     except (KeyError, IndexError, TypeError) as error:
         raise UnreadableReplyError(f"a reply has no answer ({error!r})") from None
-    return Generated(str(text or ""), "length" if reason == "length" else "stop", read_usage(reply))
+    _check_not_withheld(reason)
+    return Generated(str(text or ""), reason, read_usage(reply))
+
+
+def _check_not_withheld(reason: Any) -> None:
+    if reason not in ("stop", "length"):
+        raise WithheldReplyError(
+            f"the endpoint ended an answer for the reason {reason!r}; leave the item out, or take another LLM"
+        )
 
 
 def read_scores(reply: Mapping[str, Any], letters: Sequence[str], merge_variants: bool) -> Scored:
     """Log-probabilities of the letters among the most likely first tokens.
 
-    A letter that is not among them scores None; its token is at most as likely as the least likely one listed, which
-    is the bound. `mass` counts the letters listed.
+    A letter that is not among them scores None. Each of its spellings is at most as likely as the least likely token of
+    `top_logprobs`: together they are the bound. `mass` counts the letters listed.
 
     Raises:
         MissingLogprobsError: the reply has no `top_logprobs`.
+        WithheldReplyError: nor will it have any.
         UnreadableReplyError: it is no chat completion at all.
     """
-    listed = _listed_tokens(reply)
-    scores = [_letter_score(letter, listed, merge_variants) for letter in letters]
-    lowest = min(logprob for _, logprob in listed)
+    most_likely, listed = _first_tokens(reply)
+    scores = [_letter_score(spellings(letter, merge_variants), listed) for letter in letters]
     mass = sum(math.exp(score) for score in scores if score is not None)
-    bound = lowest if None in scores else None
+    lowest = min(logprob for _, logprob in most_likely)
+    bound = lowest + math.log(len(spellings(letters[0], merge_variants))) if None in scores else None
     return Scored(tuple(scores), "logprob", min(mass, 1.0), read_usage(reply), bound)
 
 
-def _listed_tokens(reply: Mapping[str, Any]) -> list[tuple[str, float]]:
-    """(token, log-probability) of the most likely first tokens, the generated one among them."""
+def spellings(letter: str, merge_variants: bool) -> tuple[str, ...]:
+    """Tokens that count as a letter."""
+    return (letter, f" {letter}") if merge_variants else (letter,)
+
+
+def _first_tokens(reply: Mapping[str, Any]) -> tuple[list[tuple[str, float]], list[tuple[str, float]]]:
+    """(token, log-probability) of the most likely first tokens; the same with the generated one, likely or not."""
     try:
-        logprobs = reply["choices"][0].get("logprobs")
+        choice = reply["choices"][0]
+        logprobs = choice.get("logprobs")
     except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise UnreadableReplyError(f"a reply has no choices ({error!r})") from None
     try:
         first = logprobs["content"][0]
-        listed = [(str(top["token"]), float(top["logprob"])) for top in first["top_logprobs"]]
+        most_likely = [(str(top["token"]), float(top["logprob"])) for top in first["top_logprobs"]]
         chosen = (str(first["token"]), float(first["logprob"]))
     except (KeyError, IndexError, TypeError, ValueError):
-        raise MissingLogprobsError("a reply has no top_logprobs") from None
-    if not listed:
+        most_likely = []
+    if not most_likely:
+        _check_not_withheld(choice.get("finish_reason"))
         raise MissingLogprobsError("a reply has no top_logprobs")
-    return listed if chosen[0] in {token for token, _ in listed} else [*listed, chosen]
+    is_listed = chosen[0] in {token for token, _ in most_likely}
+    return most_likely, most_likely if is_listed else [*most_likely, chosen]
 
 
-def _letter_score(letter: str, listed: Sequence[tuple[str, float]], merge_variants: bool) -> float | None:
+def _letter_score(spelt_as: Sequence[str], listed: Sequence[tuple[str, float]]) -> float | None:
     """Log of the summed probability of the tokens that spell a letter; None when none is listed."""
-    spelt = [logprob for token, logprob in listed if (token.lstrip() if merge_variants else token) == letter]
+    spelt = [logprob for token, logprob in listed if token in spelt_as]
     if not spelt:
         return None
     highest = max(spelt)

@@ -42,6 +42,13 @@ CREATE TABLE IF NOT EXISTS batches (
 ) WITHOUT ROWID;
 """
 _LOOK_UP = 500
+# What to do about errors of a store that is not damaged.
+_CURES = {
+    sqlite3.SQLITE_BUSY: "Another process has it locked: let that end (a backup, a database shell), then run again.",
+    sqlite3.SQLITE_FULL: "Free space on its disk, then run again.",
+    sqlite3.SQLITE_IOERR: "Check its disk, then run again.",
+    sqlite3.SQLITE_READONLY: "Make it writable, then run again.",
+}
 _MAGIC = b"SQLite format 3\x00"
 
 
@@ -81,7 +88,7 @@ class Store:
                 db.close()
                 raise
         except (sqlite3.DatabaseError, OSError) as error:
-            raise self.damaged(error) from error
+            raise self.unusable(error) from error
         return db
 
     def __enter__(self) -> Store:
@@ -104,19 +111,15 @@ class Store:
                 rows = self.db.execute(f"SELECT key, reply FROM replies WHERE key IN ({marks})", part)
                 found.update((key, json.loads(reply)) for key, reply in rows)
         except (sqlite3.DatabaseError, json.JSONDecodeError) as error:
-            raise self.damaged(error) from error
+            raise self.unusable(error) from error
         return found
 
     def put(self, replies: Iterable[tuple[str, Mapping[str, Any], Mapping[str, Any]]]) -> None:
         """Append (key, request, reply) triples in one transaction; a key already stored keeps its reply."""
         now = time.time()
         rows = [(key, json.dumps(request), json.dumps(reply), now) for key, request, reply in replies]
-        try:
-            self.db.execute("BEGIN IMMEDIATE")
-            self.db.executemany("INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?)", rows)
-            self.db.execute("COMMIT")
-        except sqlite3.DatabaseError as error:
-            raise self.damaged(error) from error
+        with self.transaction() as db:
+            db.executemany("INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?)", rows)
 
     def rows(self) -> Iterator[tuple[str, dict[str, Any], dict[str, Any], float]]:
         """Every (key, request, reply, time stored in seconds since 1970), by key.
@@ -128,25 +131,44 @@ class Store:
             for key, request, reply, created in self.db.execute("SELECT * FROM replies ORDER BY key"):
                 yield key, json.loads(request), json.loads(reply), created
         except (sqlite3.DatabaseError, json.JSONDecodeError) as error:
-            raise self.damaged(error) from error
+            raise self.unusable(error) from error
 
     def delete(self, keys: Iterable[str]) -> None:
         """Remove replies; only `mjd store prune` does."""
-        try:
-            self.db.execute("BEGIN IMMEDIATE")
-            self.db.executemany("DELETE FROM replies WHERE key = ?", [(key,) for key in keys])
-            self.db.execute("COMMIT")
-        except sqlite3.DatabaseError as error:
-            raise self.damaged(error) from error
+        with self.transaction() as db:
+            db.executemany("DELETE FROM replies WHERE key = ?", [(key,) for key in keys])
 
     def __len__(self) -> int:
         return int(self.db.execute("SELECT count(*) FROM replies").fetchone()[0])
 
-    def damaged(self, error: Exception) -> DataError:
-        """The error of a store that cannot be used."""
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """What the block writes is stored whole, or not at all.
+
+        Raises:
+            DataError: the store cannot be written.
+        """
+        db = self.db
+        try:
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                yield db
+                db.execute("COMMIT")
+            except BaseException:
+                if db.in_transaction:  # on a full disk SQLite has rolled it back itself
+                    db.execute("ROLLBACK")
+                raise
+        except sqlite3.DatabaseError as error:
+            raise self.unusable(error) from error
+
+    def unusable(self, error: Exception) -> DataError:
+        """The error of a store that cannot be used: for the time being, or because it is damaged."""
+        cure = _CURES.get(getattr(error, "sqlite_errorcode", 0) & 0xFF)  # the rest of a code is a detail
         return DataError(
             f"The response store {self.path} cannot be used ({error}).",
-            "Nothing was changed in it: restore it from a backup, or move it away to start a new one.",
+            f"What it holds is kept. {cure}"
+            if cure
+            else "Nothing was changed in it: restore it from a backup, or move it away to start a new one.",
         )
 
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM
 
 from mjd import onednn
 from mjd.config import Llm
 from mjd.devices import keep_freed_memory, resolve_device, set_threads
+from mjd.errors import ModelError
 from mjd.llm import plain
 from mjd.llm.base import Engine, EngineInfo, Generate, Generated, Score, Scored, ScoreKind, Usage, Workplace
 from mjd.llm.chat_tokens import ChatTokenizer
@@ -33,20 +36,22 @@ class TransformersEngine(Engine):
         settings: the LLM's configuration entry.
         identity: model and revision, for request keys and provenance.
         workplace: CPU threads to use.
+
+    Raises:
+        ModelError: the directory's model cannot be loaded, or lacks weights.
     """
 
     score_kind: ScoreKind = "logit"
-    answers_per_call = 48
 
     def __init__(self, directory: str | Path, settings: Llm, identity: str, workplace: Workplace | None = None) -> None:
         if workplace and workplace.threads:
             set_threads(workplace.threads)
         keep_freed_memory()
         self.settings = settings
+        # Enough that free slots find further prompts.
+        self.answers_per_call = max(48, 2 * settings.batch_size)
         self.device = resolve_device(settings.device)
-        dtype = getattr(torch, settings.dtype)
-        model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype)
-        self.model: Any = model.to(self.device).eval()
+        self.model: Any = _load(directory, getattr(torch, settings.dtype), identity).to(self.device).eval()
         onednn.use_in_linear_layers(self.model)
         longest = getattr(self.model.config, "max_position_embeddings", None)
         self.tokens = ChatTokenizer(directory, settings.chat_template, identity, longest)
@@ -105,10 +110,15 @@ class TransformersEngine(Engine):
     # -- generation ------------------------------------------------------------------------------------------
 
     def generate(self, requests: Sequence[Generate]) -> Iterator[tuple[int, Generated]]:
-        """Answer every request; answers come as they finish."""
+        """Answer every request; answers come as they finish, at the end of the model's context at the latest."""
         if not requests:
             return
         ids = self.tokens.encode([self.tokens.render(request.messages) for request in requests])
+        if self.tokens.longest:
+            left = [max(self.tokens.longest - len(one), 1) for one in ids]
+            requests = [
+                replace(r, max_new_tokens=min(r.max_new_tokens, n)) for r, n in zip(requests, left, strict=True)
+            ]
         for answer in self._answers(ids, requests):
             yield (
                 answer.index,
@@ -129,3 +139,23 @@ class TransformersEngine(Engine):
         for start in range(0, len(ids), self.settings.batch_size):
             batch = longest_first[start : start + self.settings.batch_size]
             yield from plain.generate_batch(self.model, {i: ids[i] for i in batch}, requests, self.pad_id, self.end_ids)
+
+
+def _load(directory: str | Path, dtype: torch.dtype, name: str) -> Any:
+    """The model of a directory; one that lacks weights is refused: Transformers would draw them at random."""
+    try:
+        model, loaded = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, output_loading_info=True)
+    except (OSError, RuntimeError, SafetensorError, ValueError) as error:
+        raise ModelError(
+            f"{name} cannot be loaded as a language model ({error}).",
+            "Give a complete directory (config.json, safetensors) of an architecture that Transformers knows; remove a "
+            "damaged copy and download it again.",
+        ) from error
+    # Weights that a model shares between layers (tied embeddings) are not among the missing ones.
+    missing = sorted(loaded["missing_keys"])
+    if missing:
+        raise ModelError(
+            f"{name} lacks weights of the language model: {', '.join(missing[:3])}{', ...' * (len(missing) > 3)}.",
+            "Give a complete checkpoint with its language-model head.",
+        )
+    return model

@@ -102,6 +102,9 @@ class TreeModel:
         """Why this model must not be run as a tree; None when its logits equal plain ones on a few of the prompts.
 
         The probes are cut into several passes, and one of them is also read as a prompt and a generated token.
+
+        Raises:
+            ModelError: the GPU's memory does not suffice for the probes, which says nothing about trees.
         """
         probe = [ids[i] for i in sorted({0, len(ids) // 2, len(ids) - 1})]
         try:
@@ -113,6 +116,11 @@ class TreeModel:
             if len(probe[0]) > 1:
                 pairs.append((self._logits_of_generated(probe[0]), expected[0]))
             difference = max((a - b).abs().max().item() for a, b in pairs)
+        except torch.OutOfMemoryError as error:
+            raise ModelError(
+                f"The memory of {self.device} does not suffice for this model and a few prompts ({error}).",
+                "Use a GPU with more memory or one that nothing else uses, a smaller dtype, or a smaller model.",
+            ) from error
         except (AttributeError, IndexError, KeyError, ModelError, RuntimeError, TypeError, ValueError) as error:
             return f"{type(error).__name__}: {error}"
         if not difference <= TOLERANCES[self.model.dtype]:

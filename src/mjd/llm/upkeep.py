@@ -61,7 +61,7 @@ def verify(store: Store) -> str:
     """
     found = store.db.execute("PRAGMA integrity_check(1)").fetchone()[0]
     if found != "ok":
-        raise store.damaged(sqlite3.DatabaseError(found))
+        raise store.unusable(sqlite3.DatabaseError(found))
     n = 0
     for key, record, reply, _ in store.rows():
         if record_key(record) != key or not isinstance(reply, dict):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
@@ -80,8 +81,19 @@ class VllmEngine(Engine):
             yield i, Scored(scores, self.score_kind, mass, Usage(len(ids[i])))
 
     def generate(self, requests: Sequence[Generate]) -> Iterator[tuple[int, Generated]]:
-        """Answer every request."""
+        """Answer every request.
+
+        Raises:
+            ModelError: an answer might be cut off at `vllm.max_length`, which is about memory and in no request key.
+        """
         ids = self.tokens.encode([self.tokens.render(request.messages) for request in requests])
+        longest = max((len(i) + r.max_new_tokens for i, r in zip(ids, requests, strict=True)), default=0)
+        if self.settings.vllm.max_length and longest > self.settings.vllm.max_length:
+            raise ModelError(
+                f"A prompt and its answer may have {longest} tokens, but vllm.max_length is "
+                f"{self.settings.vllm.max_length}.",
+                "Raise vllm.max_length (null: the model's own), or lower max_new_tokens.",
+            )
         ends = set(self.tokens.end_ids)
         sampling = [
             {
@@ -127,6 +139,7 @@ class Worker:
 
     def __init__(self, python: str, arguments: dict[str, Any], environment: dict[str, str]) -> None:
         self._said: deque[str] = deque(maxlen=40)
+        self._owed = 0  # replies that are still to come
         self._process = subprocess.Popen(
             [python, "-m", "mjd.llm.vllm_worker"],
             stdin=subprocess.PIPE,
@@ -134,6 +147,7 @@ class Worker:
             stderr=subprocess.PIPE,
             text=True,
             encoding="utf-8",
+            errors="replace",  # compilers and drivers write to standard error in any encoding
             env=environment,
         )
         self._listener = threading.Thread(target=self._listen, args=(self._process.stderr,), daemon=True)
@@ -144,15 +158,19 @@ class Worker:
         log.info("vLLM is ready")
 
     def ask(self, requests: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        """One reply for each request, as they finish."""
+        """One reply for each request, as they finish; replies to an earlier call that was left early are dropped."""
+        while self._owed:
+            self._reply()
         self._send(list(requests))
-        for _ in requests:
-            yield self._receive()
+        self._owed = len(requests)
+        while self._owed:
+            yield self._reply()
 
     def close(self) -> None:
         """Let the worker end, by force after half a minute."""
         if self._process.stdin:
-            self._process.stdin.close()
+            with contextlib.suppress(BrokenPipeError):  # it is dead already
+                self._process.stdin.close()
         try:
             self._process.wait(timeout=30)
         except subprocess.TimeoutExpired:
@@ -167,6 +185,11 @@ class Worker:
             stdin.flush()
         except BrokenPipeError:
             raise self._death() from None
+
+    def _reply(self) -> dict[str, Any]:
+        reply = self._receive()
+        self._owed -= 1
+        return reply
 
     def _receive(self) -> dict[str, Any]:
         stdout = self._process.stdout
