@@ -268,6 +268,17 @@ def test_unreadable_tables(tmp_path: Path) -> None:
             load_items(ItemsData(loader="tables", items=str(tmp_path / name)), TASK, {}, None)
 
 
+@pytest.mark.parametrize("texts", ["Well, no,b", "a, b, c,d"])
+def test_rows_with_more_fields_than_the_header_are_refused(tmp_path: Path, texts: str) -> None:
+    path = write(tmp_path / "pairs.csv", f"uid,premise,hypothesis,label\np1,{texts},e\np2,{texts},n\n")
+    message = r"pairs\.csv, row 1 has [56] fields, but the header names 4 columns\. Put texts with commas in quotes"
+    with pytest.raises(DataError, match=message):
+        load_pairs(PairsData(loader="tables", path=path), TASK, {})
+    later = write(tmp_path / "pairs.csv", f"uid,premise,hypothesis,label\np1,a,b,e\np2,{texts},n\n")
+    with pytest.raises(DataError, match=r"line 3, saw [56].*put texts with commas in quotes"):
+        load_pairs(PairsData(loader="tables", path=later), TASK, {})
+
+
 def test_ignored_columns_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     load_tables(tmp_path, "uid,premise,hypothesis,split,HJD_e\nt1,a,b,train,1\n", None)
     assert re.search(r"items\.csv: column\(s\) HJD_e are not used", caplog.text)

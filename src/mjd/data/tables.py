@@ -22,7 +22,7 @@ def read_table(path: str | Path) -> pd.DataFrame:
     """Read a CSV or Parquet file (by suffix) as trimmed text, one str column each; an empty cell is "".
 
     Raises:
-        DataError: the file is missing, damaged, or of another kind.
+        DataError: the file is missing, damaged, of another kind, or has rows with more fields than its header.
     """
     path = Path(path)
     if path.suffix == ".parquet":
@@ -35,7 +35,15 @@ def read_table(path: str | Path) -> pd.DataFrame:
         raise DataError(f"{path} does not exist.", "Correct the path in the configuration.") from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         problem = f"{path} is not a readable CSV file ({str(error).strip()})."
-        raise DataError(problem, "Save it as UTF-8 CSV with commas and a header line.") from error
+        raise DataError(
+            problem, "Save it as UTF-8 CSV with a header line, and put texts with commas in quotes."
+        ) from error
+    if not isinstance(table.index, pd.RangeIndex):  # pandas took the fields beyond the header for row names
+        columns, fields = len(table.columns), len(table.columns) + table.index.nlevels
+        raise DataError(
+            f"{path}, row 1 has {fields} fields, but the header names {columns} columns.",
+            'Put texts with commas in quotes ("well, no"), and end no row with a comma.',
+        )
     return _as_text(table)
 
 
