@@ -53,6 +53,7 @@ include: "workflow/rules/analyses.smk"
 include: "workflow/rules/fidelity.smk"
 
 
+TRAINED_TABLES = ["finetuning", "ood"] * bool(CONFIG.encoders)
 ANALYSES = ["bias", "first_token", "finding"] + ["convergence"] * bool(ALL_ORDERS)
 
 
@@ -63,8 +64,7 @@ rule all:
             f"{RESULTS}/tables/{{table}}.{{suffix}}",
             table=[
                 "distribution_comparison",
-                "finetuning",
-                "ood",
+                *TRAINED_TABLES,
                 *ANALYSES,
                 *FIDELITY_TABLES,
             ],

@@ -247,7 +247,7 @@ class Config(Settings):
     data: Data = Field(description="The data set.")
     models: dict[str, ModelEntry] = Field({}, description="Models beside those of the registry.")
     llms: dict[str, Llm] = Field(min_length=1, description="Language models by name.")
-    encoders: dict[str, Encoder] = Field(min_length=1, description="Encoders by name.")
+    encoders: dict[str, Encoder] = Field(description="Encoders by name; {}: MJDs and their tables only.")
     prompts: Prompts | Literal["mjd-estimator"] = Field(
         description="Prompt templates, or mjd-estimator: the paper's, read from its public files when they are needed."
     )

@@ -248,6 +248,13 @@ def test_rounds_are_checked(tmp_path: Path) -> None:
     assert found["round"].tolist() == ["R3", "R1", "R2"]
 
 
+def test_fine_tuning_needs_dev_items(tmp_path: Path) -> None:
+    data = ItemsData(loader="tables", items=write(tmp_path / "items.csv", ITEMS.replace(",dev", ",test")))
+    load_items(data, TASK, {})
+    with pytest.raises(DataError, match=r"items\.csv, column 'split': there are no dev items.*or set encoders: {}"):
+        load_items(data, TASK, {}, fine_tuning=True)
+
+
 def test_more_rows_are_counted(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"row 1, column 'label': 'x' .* \(and 2 more such rows\)"):
         load_tables(tmp_path, ITEMS, "uid,label,text\nt1,x,a\nt1,x,b\nt1,x,c\n")

@@ -1,9 +1,12 @@
 """Every configuration plans its jobs, with light imports and clear errors."""
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.workflow.conftest import ROOT, Run
 
@@ -47,6 +50,37 @@ def test_unknown_config_key_is_named_before_anything_runs(snakemake: Run) -> Non
     done = snakemake("-n", config={"limitt": 3})
     assert done.returncode != 0
     assert "unknown key 'limitt' (did you mean 'limit'?)" in done.stdout + done.stderr
+
+
+def test_a_mistake_in_a_table_ends_the_run_before_any_model_is_fetched(snakemake: Run, tmp_path: Path) -> None:
+    pairs, results = tmp_path / "pairs.csv", tmp_path / "results"
+    pairs.write_text("uid,premise,hypothesis,label\np1,It rains.,It is wet.,entailmnt\n", encoding="utf-8")
+    config = {"results_dir": str(results), "downloads_dir": str(tmp_path), "data": {"pairs": {"path": str(pairs)}}}
+    done = snakemake("--cores", "1", "all", config=config)
+    assert done.returncode != 0
+    assert "pairs.csv, row 1, column 'label': 'entailmnt' is not one of e, n, c" in done.stderr
+    assert not (tmp_path / "models").exists()
+
+
+def test_a_missing_api_key_ends_the_run_before_anything_is_trained(
+    snakemake: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    config = {"results_dir": str(tmp_path), "llms": {"smollm2": {"engine": "openai", "model": "gpt-4o"}}}
+    done = snakemake("--cores", "1", "all", config=config)
+    assert done.returncode != 0
+    assert "the environment variable OPENAI_API_KEY is empty" in done.stderr
+    assert not (tmp_path / "logs" / "train_base").exists()
+
+
+def test_without_encoders_there_are_mjds_and_their_tables(snakemake: Run, tmp_path: Path) -> None:
+    values = yaml.safe_load((ROOT / "config/public.yaml").read_text(encoding="utf-8"))
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(values | {"encoders": {}, "results_dir": str(tmp_path)}), encoding="utf-8")
+    done = snakemake("-n", "all", "--configfile", str(path))
+    assert done.returncode == 0, done.stderr
+    assert "distribution_comparison" in done.stdout + done.stderr
+    assert not re.search("finetun|train_base|load_pairs|load_ood", done.stdout + done.stderr)
 
 
 def test_a_download_without_network_or_mirror_says_the_cure(

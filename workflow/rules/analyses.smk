@@ -118,6 +118,7 @@ rule sample_answers:
         f"{BENCHMARKS}/sample_answers/{{llm}}.tsv"
     wildcard_constraints:
         llm="|".join(CONFIG.llms),
+    priority: LLMS_NEXT
     conda:
         lambda wildcards: llm_environment(wildcards.llm)
     threads: lambda wildcards: CONFIG.llms[wildcards.llm].resources.threads

@@ -10,6 +10,10 @@ FROM_UPSTREAM = isinstance(CONFIG.prompts, str)
 PROMPTS_FILE = f"{RESULTS}/prompts/{CONFIG.prompts}.json" if FROM_UPSTREAM else []
 PROMPTS = PROMPTS_FILE if FROM_UPSTREAM else CONFIG.prompts.model_dump()
 
+# Priorities: a mistake in a table ends the run before a model is loaded, a missing API key before anything is trained.
+CHECKS_FIRST = 2
+LLMS_NEXT = 1
+
 
 def source_directories(loader):
     """Downloaded directories that a loader reads."""

@@ -60,6 +60,7 @@ rule load_items:
         f"{LOGS}/load_items.log",
     benchmark:
         f"{BENCHMARKS}/load_items.tsv"
+    priority: CHECKS_FIRST
     conda:
         "../envs/mjd.yaml"
     threads: 1
@@ -87,6 +88,7 @@ rule load_pairs:
         f"{LOGS}/load_pairs.log",
     benchmark:
         f"{BENCHMARKS}/load_pairs.tsv"
+    priority: CHECKS_FIRST
     conda:
         "../envs/mjd.yaml"
     threads: 1
@@ -112,6 +114,7 @@ rule load_ood:
         f"{LOGS}/load_ood.log",
     benchmark:
         f"{BENCHMARKS}/load_ood.tsv"
+    priority: CHECKS_FIRST
     conda:
         "../envs/mjd.yaml"
     threads: 1

@@ -14,6 +14,7 @@ rule generate_explanations:
         f"{BENCHMARKS}/generate_explanations/{{llm}}.tsv"
     wildcard_constraints:
         llm="|".join(CONFIG.llms),
+    priority: LLMS_NEXT
     conda:
         lambda wildcards: llm_environment(wildcards.llm)
     threads: lambda wildcards: CONFIG.llms[wildcards.llm].resources.threads

@@ -3,7 +3,8 @@ from mjd.published_tables import comparable, read_reading
 
 # Other data sets than the paper's have nothing to compare: `all` leaves these tables out.
 FIDELITY_TABLES = (
-    ["selection_agreement", "selection_disagreements", "published_comparison"]
+    ["selection_agreement", "selection_disagreements"]
+    + ["published_comparison"] * bool(CONFIG.encoders)
     if CONFIG.data.items.loader == "mjd-estimator"
     else []
 )

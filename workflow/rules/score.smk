@@ -15,6 +15,7 @@ rule score:
         f"{BENCHMARKS}/score/{{llm}}/{{source}}-{{selection}}-{{mode}}.tsv"
     wildcard_constraints:
         llm="|".join(CONFIG.llms),
+    priority: LLMS_NEXT
     conda:
         lambda wildcards: llm_environment(wildcards.llm)
     threads: lambda wildcards: CONFIG.llms[wildcards.llm].resources.threads

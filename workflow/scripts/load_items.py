@@ -1,7 +1,7 @@
 """Adapter of rule load_items."""
 
 from mjd import schemas
-from mjd.config import ItemsData, Task
+from mjd.config import ItemsData, Task, load_config
 from mjd.data.loaders import load_items
 from mjd.explanations import check_sources
 from mjd.io import write_parquet
@@ -11,8 +11,9 @@ from mjd.settings import check
 with job(snakemake):
     task = check(Task, snakemake.params.task, "task")
     data = check(ItemsData, snakemake.params.data, "data.items")
+    fine_tuning = bool(load_config(snakemake.config).encoders)
     items, human_explanations = load_items(
-        data, task, source_directories(snakemake.input.sources), snakemake.params.limit
+        data, task, source_directories(snakemake.input.sources), snakemake.params.limit, fine_tuning
     )
     guided_by = {f"{name}-lg": entry.guided_by for name, entry in task.label_counts.items()}
     check_sources(snakemake.params.sources, guided_by, train_items(items), human_explanations, task.label_set)

@@ -23,13 +23,18 @@ Mask = npt.NDArray[np.bool_]
 
 
 def check_items(
-    items: pd.DataFrame, labels: LabelSet, text_fields: Sequence[str], label_sets: Sequence[str], where: str
+    items: pd.DataFrame,
+    labels: LabelSet,
+    text_fields: Sequence[str],
+    label_sets: Sequence[str],
+    where: str,
+    fine_tuning: bool = False,
 ) -> None:
     """Check items (schema `mjd.schemas.items`).
 
-    Every uid occurs once, texts are not empty, splits are train, dev or test, some items are train items. HJDs are
-    distributions and label counts whole numbers with at least one label; both are complete or absent in a row. Dev
-    and test items need an HJD.
+    Every uid occurs once, texts are not empty, splits are train, dev or test, some items are train items, and some dev
+    items where there is `fine_tuning`. HJDs are distributions and label counts whole numbers with at least one label;
+    both are complete or absent in a row. Dev and test items need an HJD.
 
     Raises:
         DataError: the first thing that is wrong, naming `where`, row and column.
@@ -42,6 +47,11 @@ def check_items(
     if not (items["split"] == "train").any():
         raise DataError(
             f"{where}, column 'split': there are no train items.", "Mark the items that get an MJD with split train."
+        )
+    if fine_tuning and not (items["split"] == "dev").any():
+        raise DataError(
+            f"{where}, column 'split': there are no dev items, by which fine-tuning chooses its best step.",
+            "Mark some items that have an HJD with split dev, or set encoders: {} to make MJDs only.",
         )
     _check_hjd(items, labels, where)
     for name in label_sets:

@@ -19,7 +19,11 @@ __all__ = ["load_items", "load_ood", "load_pairs", "load_published_answers", "lo
 
 
 def load_items(
-    data: ItemsData, task: Task, directories: Mapping[str, Path], limit: int | None = None
+    data: ItemsData,
+    task: Task,
+    directories: Mapping[str, Path],
+    limit: int | None = None,
+    fine_tuning: bool = False,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Items (schema `items`) and their human explanations (schema `human_explanations`).
 
@@ -28,6 +32,7 @@ def load_items(
         task: labels, text fields and label counts.
         directories: source id -> directory it was downloaded to.
         limit: keep the first N items of each split, and their explanations.
+        fine_tuning: whether encoders are fine-tuned, which needs dev items.
 
     Raises:
         DataError: a file is missing or its content invalid, naming file, row and column.
@@ -41,7 +46,7 @@ def load_items(
     else:
         items, explanations = public.mjd_estimator(directories, labels, task.text_fields, sets)
         where = explanations_where = data.loader
-    checks.check_items(items, labels, task.text_fields, sets, where)
+    checks.check_items(items, labels, task.text_fields, sets, where, fine_tuning)
     checks.check_human_explanations(explanations, items, labels, explanations_where)
     if limit is not None:
         items = items.groupby("split", sort=False).head(limit)
