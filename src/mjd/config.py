@@ -7,7 +7,6 @@ artifact paths and the list of systems, so that rules and tables cannot disagree
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -36,9 +35,7 @@ from mjd.config_prompts import check_templates as check_templates
 from mjd.errors import ConfigError
 from mjd.labels import LabelSet
 from mjd.registry import ModelEntry
-from mjd.settings import Settings, check, check_known
-
-SLUG = r"^[a-z0-9][a-z0-9_.]*(-[a-z0-9_.]+)*$"
+from mjd.settings import Settings, check, check_fits_paths, check_known
 
 # Prompts that are read from public files when they are needed.
 UPSTREAM_PROMPTS = ("mjd-estimator",)
@@ -147,6 +144,12 @@ class Scoring(Settings):
         if isinstance(orders, int) and orders < 1:
             raise ValueError("must be all, cyclic or a number of at least 1")
         return orders
+
+    @field_validator("transforms")
+    @classmethod
+    def _names_fit_paths(cls, transforms: dict[str, Transform]) -> dict[str, Transform]:
+        check_fits_paths(transforms)
+        return transforms
 
     @property
     def scorers(self) -> list[str]:
@@ -264,9 +267,7 @@ class Config(Settings):
     @field_validator("llms", "encoders")
     @classmethod
     def _names_fit_paths(cls, entries: dict[str, Any]) -> dict[str, Any]:
-        for name in entries:
-            if not re.match(SLUG, name):
-                raise ValueError(f"name {name!r} must be lower-case letters, digits, dots, hyphens: it becomes a path")
+        check_fits_paths(entries)
         return entries
 
     @model_validator(mode="after")

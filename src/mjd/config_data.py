@@ -7,7 +7,10 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from mjd.labels import LabelSet, label_set
-from mjd.settings import Settings
+from mjd.settings import Settings, check_fits_paths
+
+# Distributions beside those of label counts.
+OWN_DISTRIBUTIONS = frozenset({"hjd", "uniform"})
 
 
 class LabelEntry(Settings):
@@ -43,6 +46,14 @@ class Task(Settings):
             if len(set(values)) != len(values):
                 raise ValueError(f"label {what}s must differ: {', '.join(values)}")
         return labels
+
+    @field_validator("label_counts")
+    @classmethod
+    def _names_fit_paths(cls, counts: dict[str, LabelCounts]) -> dict[str, LabelCounts]:
+        check_fits_paths(counts)
+        if taken := sorted(OWN_DISTRIBUTIONS & counts.keys()):
+            raise ValueError(f"name {taken[0]!r} is taken by a distribution that is always there: choose another")
+        return counts
 
     @property
     def label_set(self) -> LabelSet:

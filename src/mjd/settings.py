@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mjd.errors import ConfigError
+
+SLUG = r"[a-z0-9][a-z0-9_.]*(-[a-z0-9_.]+)*"
 
 
 class Settings(BaseModel):
@@ -58,6 +61,15 @@ def _valid_keys(model: type[Settings], path: list[str]) -> set[str]:
         ]
         here = nested or here
     return {name for m in here for name in m.model_fields}
+
+
+def check_fits_paths(names: Iterable[str]) -> None:
+    """Raise `ValueError`, for validators, unless every name can be a part of paths and of wildcards."""
+    for name in names:
+        if not re.fullmatch(SLUG, name):
+            raise ValueError(
+                f"name {name!r} must be lower-case letters, digits, dots, underscores, hyphens: it becomes a path"
+            )
 
 
 def check_known(value: str, known: Iterable[str], key: str) -> None:

@@ -8,6 +8,8 @@ import yaml
 from mjd.config import Config, Encoder, load_config, read_config
 from mjd.errors import ConfigError
 
+COUNTS = {"title": "x", "guided_by": "counts"}
+
 
 def values(name: str = "config.yaml") -> dict:
     with open(f"config/{name}", encoding="utf-8") as handle:
@@ -60,6 +62,14 @@ def test_missing_key_is_named() -> None:
         ("explanations", {"sources": ["none", "chaos-lg"]}, "explanations.sources names 'chaos-lg'"),
         ("main_systems", {"transform": "norm"}, "main_systems.transform names 'norm'"),
         ("main_systems", {"mode": "implicit"}, "main_systems.mode is 'implicit', which is not computed"),
+        (
+            "scoring",
+            {"transforms": {"cv(5)": {"kind": "norm"}}},
+            r"scoring\.transforms': name 'cv\(5\)' must be lower-case",
+        ),
+        ("task", {"label_counts": {"SNLI": COUNTS}}, r"task\.label_counts': name 'SNLI' must be lower-case letters"),
+        ("task", {"label_counts": {"uniform": COUNTS}}, "name 'uniform' is taken by a distribution"),
+        ("task", {"label_counts": {"hjd": COUNTS}}, "name 'hjd' is taken by a distribution"),
         ("scoring", {"orders": 0}, "must be all, cyclic or a number of at least 1"),
         ("prompts", {"score": "{premise} {hypothesis} {option}"}, "unknown field {option}"),
         ("prompts", {"explain": "{premise}"}, "lacks the field {hypothesis}"),
@@ -115,7 +125,7 @@ def test_missing_extended_file_is_an_error() -> None:
 
 def test_a_file_may_extend_one_that_extends_another() -> None:
     config, public = (read_config(f"config/{name}.yaml") for name in ("public-all-orders", "public"))
-    assert (config.scoring.orders, public.scoring.orders) == ("all", 1)
+    assert (config.scoring.orders, public.scoring.orders) == ("all", "cyclic")
     assert config.scoring.modes == public.scoring.modes
     assert config.labels == public.labels
 
