@@ -35,7 +35,7 @@ from mjd.config_prompts import check_templates as check_templates
 from mjd.errors import ConfigError
 from mjd.labels import LabelSet
 from mjd.registry import ModelEntry
-from mjd.settings import Settings, check, check_fits_paths, check_known
+from mjd.settings import Settings, check, check_distinct, check_fits_paths, check_known
 
 # Prompts that are read from public files when they are needed.
 UPSTREAM_PROMPTS = ("mjd-estimator",)
@@ -94,6 +94,12 @@ class Explanations(Settings):
     selections: list[Literal["first", "longest"]] = Field(["first"], min_length=1, description="Which candidates.")
     sampling: Sampling = Field(Sampling(), description="How explanations are generated.")
 
+    @field_validator("generator", "sources", "selections")
+    @classmethod
+    def _distinct(cls, names: str | list[str]) -> str | list[str]:
+        check_distinct(names)
+        return names
+
     @property
     def generators(self) -> list[str]:
         return [self.generator] if isinstance(self.generator, str) else list(self.generator)
@@ -137,6 +143,19 @@ class Scoring(Settings):
         min_length=1,
         description="Transforms by name: kind softmax (temperature), norm, or softmax-cv (folds).",
     )
+
+    @field_validator("scorer", "modes")
+    @classmethod
+    def _distinct(cls, names: str | list[str]) -> str | list[str]:
+        check_distinct(names)
+        return names
+
+    @field_validator("orders", mode="before")
+    @classmethod
+    def _no_bool(cls, orders: Any) -> Any:
+        if isinstance(orders, bool):
+            raise ValueError("must be all, cyclic or a number of at least 1")
+        return orders
 
     @field_validator("orders")
     @classmethod

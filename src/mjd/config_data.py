@@ -7,7 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from mjd.labels import LabelSet, label_set
-from mjd.settings import Settings, check_fits_paths
+from mjd.settings import Settings, check_distinct, check_fits_paths
 
 # Distributions beside those of label counts.
 OWN_DISTRIBUTIONS = frozenset({"hjd", "uniform"})
@@ -47,6 +47,12 @@ class Task(Settings):
                 raise ValueError(f"label {what}s must differ: {', '.join(values)}")
         return labels
 
+    @field_validator("text_fields")
+    @classmethod
+    def _distinct_fields(cls, fields: list[str]) -> list[str]:
+        check_distinct(fields)
+        return fields
+
     @field_validator("label_counts")
     @classmethod
     def _names_fit_paths(cls, counts: dict[str, LabelCounts]) -> dict[str, LabelCounts]:
@@ -84,6 +90,12 @@ class OodData(Settings):
     loader: Literal["tables", "anli-dev", "anli-test"] = Field(description="tables: your own file; else ANLI.")
     path: str | None = Field(None, description="tables: CSV or Parquet with uid, round, the text fields and label.")
     rounds: list[str] = Field(["R1", "R2", "R3"], min_length=1, description="Rounds, in table order.")
+
+    @field_validator("rounds")
+    @classmethod
+    def _distinct(cls, rounds: list[str]) -> list[str]:
+        check_distinct(rounds)
+        return rounds
 
 
 class Data(Settings):

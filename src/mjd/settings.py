@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -70,6 +70,16 @@ def check_fits_paths(names: Iterable[str]) -> None:
             raise ValueError(
                 f"name {name!r} must be lower-case letters, digits, dots, underscores, hyphens: it becomes a path"
             )
+
+
+def check_distinct(values: str | Sequence[str]) -> None:
+    """Raise `ValueError`, for validators, unless a list has values, each of them once; a single value is right."""
+    if isinstance(values, str):
+        return
+    if not values:
+        raise ValueError("names nothing: give at least one")
+    if twice := sorted({value for value in values if values.count(value) > 1}):
+        raise ValueError(f"names {twice[0]!r} more than once")
 
 
 def check_known(value: str, known: Iterable[str], key: str) -> None:
