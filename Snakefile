@@ -53,7 +53,11 @@ include: "workflow/rules/analyses.smk"
 include: "workflow/rules/fidelity.smk"
 
 
-ANALYSES = ["bias", "first_token", "finding"] + ["convergence"] * bool(ALL_ORDERS)
+ANALYSES = ["bias", "first_token"] + ["convergence"] * bool(ALL_ORDERS)
+# Tables that need HJDs of training items.
+COMPARISONS = (
+    ["distribution_comparison", "finding"] if CONFIG.task.train_hjd != "none" else []
+)
 
 
 rule all:
@@ -62,7 +66,7 @@ rule all:
         expand(
             f"{RESULTS}/tables/{{table}}.{{suffix}}",
             table=[
-                "distribution_comparison",
+                *COMPARISONS,
                 "finetuning",
                 "ood",
                 *ANALYSES,

@@ -41,7 +41,7 @@ def load_items(
     else:
         items, explanations = public.mjd_estimator(directories, labels, task.text_fields, sets)
         where = explanations_where = data.loader
-    checks.check_items(items, labels, task.text_fields, sets, where)
+    checks.check_items(items, labels, task.text_fields, sets, where, task.train_hjd == "all")
     checks.check_human_explanations(explanations, items, labels, explanations_where)
     if limit is not None:
         items = items.groupby("split", sort=False).head(limit)
