@@ -54,7 +54,11 @@ include: "workflow/rules/fidelity.smk"
 
 
 TRAINED_TABLES = ["finetuning", "ood"] * bool(CONFIG.encoders)
-ANALYSES = ["bias", "first_token", "finding"] + ["convergence"] * bool(ALL_ORDERS)
+ANALYSES = ["bias", "first_token"] + ["convergence"] * bool(ALL_ORDERS)
+# Tables that need HJDs of training items.
+COMPARISONS = (
+    ["distribution_comparison", "finding"] if CONFIG.task.train_hjd != "none" else []
+)
 
 
 rule all:
@@ -63,7 +67,7 @@ rule all:
         expand(
             f"{RESULTS}/tables/{{table}}.{{suffix}}",
             table=[
-                "distribution_comparison",
+                *COMPARISONS,
                 *TRAINED_TABLES,
                 *ANALYSES,
                 *FIDELITY_TABLES,

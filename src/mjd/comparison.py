@@ -112,7 +112,7 @@ def stacked(
     if known.empty:
         raise DataError(
             f"No training item has an HJD ({', '.join(labels.columns('hjd'))}) to compare distributions with.",
-            "Add HJDs to the items, or ask for tables that need none, such as tables/ood.csv.",
+            "Add HJDs to the items, or ask for tables that need none, such as tables/ood.csv (task.train_hjd: none).",
         )
     human = known[labels.columns("hjd")].to_numpy(np.float64)
     models = [aligned(known["uid"], distributions[s.slug], labels, s.path or s.slug) for s in systems]

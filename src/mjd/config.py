@@ -186,6 +186,7 @@ class MainSystems(Settings):
 class BaseClassifier(Settings):
     """Training of the base classifier (the paper's MNLI-FT-LM)."""
 
+    title: str = Field("Base classifier", description="Row title in tables.")
     epochs: int = Field(3, ge=1, description="Passes over the pairs.")
     learning_rate: float = Field(2e-5, gt=0, description="Peak learning rate of AdamW.")
     batch_size: int = Field(32, ge=1, description="Pairs a step.")
@@ -492,13 +493,14 @@ class Config(Settings):
 
     def trained_systems(self) -> list[System]:
         """Systems with soft labels to fine-tune on, in table order."""
-        return self.distribution_systems() + self.main_mjd_systems()
+        human = [s for s in self.distribution_systems() if s.slug != "hjd" or self.task.train_hjd == "all"]
+        return human + self.main_mjd_systems()
 
     def classifier_systems(self) -> list[System]:
         """Rows of the fine-tuning and OOD tables, in the poster's order."""
         return [
             System("zero-shot-lm", "Zero-shot-LM", "zero-shot"),
-            System("mnli-ft-lm", "MNLI-FT-LM", "base"),
+            System("mnli-ft-lm", self.base_classifier.title, "base"),
             *self.trained_systems(),
         ]
 
@@ -616,9 +618,14 @@ def _read_yaml(path: str | Path) -> dict[str, Any]:
 
 
 def _overlaid(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`over` laid on `base`: mappings are merged key by key, everything else is replaced."""
+    """`over` laid on `base`: mappings are merged key by key, everything else is replaced; null removes a mapping."""
     merged = dict(base)
     for key, value in over.items():
-        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = _overlaid(merged[key], value) if both else value
+        below = merged.get(key)
+        if not isinstance(below, Mapping):
+            merged[key] = value
+        elif value is None:
+            del merged[key]
+        else:
+            merged[key] = _overlaid(below, value) if isinstance(value, Mapping) else value
     return merged

@@ -35,8 +35,15 @@ class Task(Settings):
 
     labels: list[LabelEntry] = Field(min_length=2, max_length=10, description="Labels, in label order.")
     text_fields: list[str] = Field(min_length=1, max_length=2, description="Text columns of an item.")
-    hjd_title: str = Field("ChaosNLI HJD", description="Row title of the human judgment distribution.")
-    label_counts: dict[str, LabelCounts] = Field({}, description="Label counts of items, by column prefix.")
+    hjd_title: str = Field("HJD", description="Row title of the human judgment distribution.")
+    train_hjd: Literal["all", "some", "none"] = Field(
+        "all",
+        description="Training items with an HJD. some: systems are compared on those, none is fine-tuned on HJDs. "
+        "none: `all` leaves out the tables distribution_comparison and finding too.",
+    )
+    label_counts: dict[str, LabelCounts] = Field(
+        {}, description="Label counts of training items, by column prefix; an entry of null removes an inherited one."
+    )
 
     @field_validator("labels")
     @classmethod

@@ -15,7 +15,7 @@ from mjd.config import Statistics, System
 from mjd.distributions import Floats, fill_bounds, softmax
 from mjd.errors import DataError
 from mjd.labels import LabelSet
-from mjd.metrics import kl_divergence, total_variation_distance
+from mjd.metrics import distance_correlation, kl_divergence, total_variation_distance
 from mjd.prompts import explanation_orders
 
 # Draws of orders (seeds of `scoring.orders: N`) for each number of them; their mean is reported.
@@ -28,10 +28,13 @@ def schema() -> pa.Schema:
 
     `tvd_to_all` is the total variation distance from the MJD of all orders, mean over items and `n_draws` seeds, with
     a bootstrap interval over items; `error_removed` the share of the error of one random prompt that is gone;
-    `kl_to_human` KL from the HJD in nats, null without HJDs.
+    `kl_to_human` KL from the HJD in nats and `dcor_to_human` the distance correlation with it, both means over seeds
+    and null without HJDs. An order's noise can be small beside the distance to uniform and still hide how items
+    differ: look at `dcor_to_human` too.
     """
     texts = [pa.field(name, pa.string()) for name in ("scorer", "source", "mode", "orders")]
-    numbers = ("temperature", "tvd_to_all", "tvd_to_all_low", "tvd_to_all_high", "error_removed", "kl_to_human")
+    tvd = ("tvd_to_all", "tvd_to_all_low", "tvd_to_all_high")
+    numbers = ("temperature", *tvd, "error_removed", "kl_to_human", "dcor_to_human")
     counts = [pa.field(name, pa.int64()) for name in ("n_prompts", "n_draws", "n")]
     return pa.schema(
         [*texts, *(pa.field(name, pa.float64()) for name in numbers), *counts, pa.field("data_set", pa.string())]
@@ -135,11 +138,13 @@ def _row(
     low, high = stats.interval(stats.resampled_means(errors, counts), confidence)
     known = ~np.isnan(human).any(axis=1)
     to_human = [kl_divergence(human[known], draw[known]).mean() for draw in judged] if known.any() else [np.nan]
+    correlations = [distance_correlation(human[known], draw[known]) for draw in judged]
     return {
         "orders": orders,
         "tvd_to_all": float(errors.mean()),
         "tvd_to_all_low": float(low),
         "tvd_to_all_high": float(high),
         "kl_to_human": float(np.mean(to_human)),
+        "dcor_to_human": float(np.mean(correlations)),
         "n_draws": len(judged),
     }

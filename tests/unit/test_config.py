@@ -139,6 +139,21 @@ def test_a_file_may_extend_one_that_extends_another() -> None:
     assert config.labels == public.labels
 
 
+def test_null_removes_what_the_extended_file_has() -> None:
+    task = {"label_counts": {"varierr": None, "mnli": None}}
+    shown = {"sources": ["none", "human", "lf"]}
+    config = load_config({**values(), "task": task, "explanations": values()["explanations"] | shown})
+    assert config.task.label_counts == {}
+    assert [system.slug for system in config.distribution_systems()] == ["hjd"]
+
+
+def test_without_hjds_of_training_items_no_classifier_learns_from_them() -> None:
+    config = load_config({**values(), "task": {"train_hjd": "some"}})
+    assert [system.slug for system in config.trained_systems()][:2] == ["varierr", "mnli"]
+    assert "hjd" not in [system.slug for system in config.classifier_systems()]
+    assert "hjd" in [system.slug for system in config.compared_systems()]
+
+
 def test_files_that_extend_one_another_are_refused(tmp_path: Path) -> None:
     first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
     first.write_text(f"extends: {second}\n")

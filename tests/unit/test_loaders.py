@@ -34,7 +34,7 @@ COUNTS = {
 ITEMS = """\
 uid,premise,hypothesis,hjd_e,hjd_n,hjd_c,varierr_e,varierr_n,varierr_c,mnli_e,mnli_n,mnli_c,split
 t1,It rained. ,The street is wet.,0.6,0.3,0.1,2,2,0,3,2,0,train
-t2,"Two dogs, one cat.",Three animals.,,,,,,,,,,train
+t2,"Two dogs, one cat.",Three animals.,,,,1,1,0,4,1,0,train
 d1,She left.,She is gone.,0.5,0.25,0.25,,,,,,,dev
 x1,NA,None,0,0,1,1,0,3,0,0,5,test
 """
@@ -48,7 +48,7 @@ t2,0,e,Two and one are three.,a2
 
 def nli_task(**changes: Any) -> Task:
     labels = [{"key": key, "name": name} for key, name in NAMES.items()]
-    values = {"labels": labels, "text_fields": ["premise", "hypothesis"], "label_counts": COUNTS}
+    values = {"labels": labels, "text_fields": ["premise", "hypothesis"], "label_counts": COUNTS, "train_hjd": "some"}
     return check(Task, values | changes, "task")
 
 
@@ -83,7 +83,7 @@ def test_tables_are_typed_and_ordered(tmp_path: Path) -> None:
     schema = schemas.items(LABELS, TASK.text_fields, list(TASK.label_counts))
     assert list(items.columns) == schema.names
     table = to_table(items, schema)
-    assert table.column("varierr_e").to_pylist() == [2, None, None, 1]
+    assert table.column("varierr_e").to_pylist() == [2, 1, None, 1]
     assert table.column("hjd_n").to_pylist() == [0.3, None, 0.25, 0.0]
     assert items["premise"].tolist() == ["It rained.", "Two dogs, one cat.", "She left.", "NA"]
     shown = to_table(explanations, schemas.human_explanations()).to_pylist()
@@ -118,10 +118,9 @@ def test_limit_keeps_the_first_of_each_split(tmp_path: Path) -> None:
 
 
 def test_optional_columns_may_be_absent(tmp_path: Path) -> None:
-    items, explanations = load_tables(
-        tmp_path, "uid,premise,hypothesis,split\nt1,a,b,train\n", "uid,label,text\nt1,e,x\nt1,n,y\n"
-    )
-    assert items.filter(regex="hjd|varierr|mnli").isna().all(axis=None)
+    own, explained = "uid,premise,hypothesis,split\nt1,a,b,train\n", "uid,label,text\nt1,e,x\nt1,n,y\n"
+    items, explanations = load_tables(tmp_path, own, explained, task=nli_task(label_counts={}))
+    assert items.filter(regex="hjd").isna().all(axis=None)
     assert explanations["position"].tolist() == [0, 1]
     assert explanations["annotator"].isna().all()
 
@@ -180,7 +179,15 @@ BAD_ITEMS = [
     (("2,2,0,3", "2,inf,0,3"), r"row 1, column 'varierr_n': inf is not a number of annotators"),
     (("2,2,0,3", "2,,0,3"), r"row 1, column 'varierr_n': the cell is empty but others"),
     (("2,2,0,3", "0,0,0,3"), r"row 1, column 'varierr_e, varierr_n, varierr_c': all varierr counts are 0"),
+    (("2,2,0,3", ",,,3"), r"row 1, column 'varierr_e': an item of split train has no varierr counts\. .*varierr: null"),
 ]
+
+
+def test_fine_tuning_on_hjds_needs_them_on_every_training_item(tmp_path: Path) -> None:
+    task = nli_task(train_hjd="all")
+    message = r"items\.csv, row 2, column 'hjd_e': an item of split train has no HJD\. .* task\.train_hjd: some"
+    with pytest.raises(DataError, match=message):
+        load_items(ItemsData(loader="tables", items=write(tmp_path / "items.csv", ITEMS)), task, {})
 
 
 @pytest.mark.parametrize(("change", "message"), BAD_ITEMS)
@@ -287,7 +294,8 @@ def test_rows_with_more_fields_than_the_header_are_refused(tmp_path: Path, texts
 
 
 def test_ignored_columns_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    load_tables(tmp_path, "uid,premise,hypothesis,split,HJD_e\nt1,a,b,train,1\n", None)
+    own = "uid,premise,hypothesis,split,HJD_e\nt1,a,b,train,1\n"
+    load_tables(tmp_path, own, None, task=nli_task(label_counts={}))
     assert re.search(r"items\.csv: column\(s\) HJD_e are not used", caplog.text)
 
 
@@ -307,10 +315,10 @@ def test_hjd_check_accepts_exactly_distributions(rows: list[list[float]], normal
     wrong = (values < 0).any(axis=1) | (np.abs(values.sum(axis=1) - 1) > checks.HJD_TOLERANCE)
     items.loc[len(items)] = {"uid": "train", "split": "train", "premise": "text"}
     if not wrong.any():
-        checks.check_items(items, LABELS, ["premise"], [], "items.csv")
+        checks.check_items(items, LABELS, ["premise"], [], "items.csv", every_hjd=False)
         return
     with pytest.raises(DataError, match=r"items\.csv, row \d+, column 'hjd_") as caught:
-        checks.check_items(items, LABELS, ["premise"], [], "items.csv")
+        checks.check_items(items, LABELS, ["premise"], [], "items.csv", every_hjd=False)
     row = int(re.findall(r"row (\d+)", caught.value.problem)[0])
     assert wrong[row - 1]
 

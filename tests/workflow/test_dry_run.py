@@ -95,3 +95,21 @@ def test_a_download_without_network_or_mirror_says_the_cure(
     done = snakemake("--cores", "1", target, "--configfile", "config/public.yaml", config=config)
     assert done.returncode != 0
     assert "MJD_MIRROR" in done.stdout + done.stderr
+
+
+def test_data_without_hjds_of_training_items_plan_the_tables_that_need_none(snakemake: Run) -> None:
+    config = {"results_dir": "results/not-there", "task": {"train_hjd": "none"}}
+    done = snakemake("-n", "all", config=config)
+    assert done.returncode == 0, done.stderr
+    assert "ood_table" in done.stdout + done.stderr
+    assert "distribution_comparison" not in done.stdout + done.stderr
+
+
+def test_the_readmes_commands_plan_their_jobs(snakemake: Run) -> None:
+    """As they are typed: Snakemake takes a target after --configfile for a file."""
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    commands = [line.partition("#")[0].split() for line in lines if line.startswith(".venv/bin/snakemake ")]
+    assert len(commands) >= 4
+    for command in commands:
+        done = snakemake("-n", *command[1:], config={})
+        assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}"

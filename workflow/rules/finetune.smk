@@ -24,7 +24,7 @@ rule train_base:
         gpu=lambda wildcards: CONFIG.encoders[wildcards.encoder].resources.gpu,
     params:
         encoder=encoder_params,
-        training=CONFIG.base_classifier.model_dump(),
+        training=CONFIG.base_classifier.model_dump(exclude={"title"}),
         labels=CONFIG.label_entries,
         text_fields=CONFIG.task.text_fields,
         seed=CONFIG.seed,

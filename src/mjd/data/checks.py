@@ -28,13 +28,15 @@ def check_items(
     text_fields: Sequence[str],
     label_sets: Sequence[str],
     where: str,
+    every_hjd: bool = True,
     fine_tuning: bool = False,
 ) -> None:
     """Check items (schema `mjd.schemas.items`).
 
     Every uid occurs once, texts are not empty, splits are train, dev or test, some items are train items, and some dev
     items where there is `fine_tuning`. HJDs are distributions and label counts whole numbers with at least one label;
-    both are complete or absent in a row. Dev and test items need an HJD.
+    both are complete or absent in a row. Dev and test items need an HJD, train items label counts, and an HJD if
+    `every_hjd`.
 
     Raises:
         DataError: the first thing that is wrong, naming `where`, row and column.
@@ -53,7 +55,7 @@ def check_items(
             f"{where}, column 'split': there are no dev items, by which fine-tuning chooses its best step.",
             "Mark some items that have an HJD with split dev, or set encoders: {} to make MJDs only.",
         )
-    _check_hjd(items, labels, where)
+    _check_hjd(items, labels, where, every_hjd)
     for name in label_sets:
         _check_counts(items, labels.columns(name), name, where)
 
@@ -207,7 +209,7 @@ def _check_complete(values: npt.NDArray[np.float64], columns: Sequence[str], whe
         )
 
 
-def _check_hjd(items: pd.DataFrame, labels: LabelSet, where: str) -> None:
+def _check_hjd(items: pd.DataFrame, labels: LabelSet, where: str, every_hjd: bool) -> None:
     columns = labels.columns("hjd")
     values = items[columns].to_numpy(float, na_value=np.nan)
     _check_complete(values, columns, where)
@@ -219,6 +221,14 @@ def _check_hjd(items: pd.DataFrame, labels: LabelSet, where: str) -> None:
         lambda row: f"an item of split {items['split'].iloc[row]} has no HJD",
         f"Fill in {', '.join(columns)}: dev and test items are scored against them.",
     )
+    if every_hjd:
+        fail_at(
+            (items["split"] == "train").to_numpy(bool) & np.isnan(values[:, 0]),
+            where,
+            columns[0],
+            lambda row: "an item of split train has no HJD",
+            f"Fill in {', '.join(columns)}, or set task.train_hjd: some, or none.",
+        )
     known = np.nan_to_num(values, nan=1 / len(columns))
     negative = known < 0
     if negative.any():
@@ -244,6 +254,13 @@ def _check_hjd(items: pd.DataFrame, labels: LabelSet, where: str) -> None:
 def _check_counts(items: pd.DataFrame, columns: Sequence[str], name: str, where: str) -> None:
     values = items[columns].to_numpy(float, na_value=np.nan)
     _check_complete(values, columns, where)
+    fail_at(
+        (items["split"] == "train").to_numpy(bool) & np.isnan(values[:, 0]),
+        where,
+        columns[0],
+        lambda row: f"an item of split train has no {name} counts",
+        f"Fill in {', '.join(columns)}, or take {name} out of task.label_counts ({name}: null).",
+    )
     known = np.nan_to_num(values, nan=1.0, posinf=0.5)
     for index, column in enumerate(columns):
         cells = known[:, index]
@@ -259,7 +276,7 @@ def _check_counts(items: pd.DataFrame, columns: Sequence[str], name: str, where:
         where,
         ", ".join(columns),
         lambda row: f"all {name} counts are 0",
-        "Give the number of annotators per label, or leave all these cells empty.",
+        "Give the number of annotators per label.",
     )
 
 

@@ -46,7 +46,8 @@ def load_items(
     else:
         items, explanations = public.mjd_estimator(directories, labels, task.text_fields, sets)
         where = explanations_where = data.loader
-    checks.check_items(items, labels, task.text_fields, sets, where, fine_tuning)
+    every_hjd = task.train_hjd == "all"
+    checks.check_items(items, labels, task.text_fields, sets, where, every_hjd, fine_tuning)
     checks.check_human_explanations(explanations, items, labels, explanations_where)
     if limit is not None:
         items = items.groupby("split", sort=False).head(limit)
