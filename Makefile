@@ -73,5 +73,6 @@ lock: ## write requirements.lock anew from pyproject.toml
 	$(BIN)/pip install --quiet -e '.[dev]'
 	$(BIN)/pip freeze --exclude-editable --all | grep -viE '^(torch|pip)==' > requirements.lock
 
-clean: ## remove results and the environment
-	rm -rf results .snakemake $(VENV) $(VLLM_VENV)
+clean: ## remove results and environments, but no store/: its replies may have been paid for
+	test ! -d results || find results -depth -not -path '*/store' -not -path '*/store/*' \( -not -type d -o -empty \) -delete
+	rm -rf .snakemake $(VENV) $(VLLM_VENV)
