@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import Field, ValidatorFunctionWrapHandler, field_validator, model_validator
+from pydantic import Field, ValidatorFunctionWrapHandler, WrapValidator, field_validator, model_validator
 
 from mjd import registry
 from mjd.config_data import Data as Data
@@ -126,6 +126,16 @@ class FittedSoftmax(Settings):
 
 
 Transform = Softmax | Norm | FittedSoftmax
+_TRANSFORMS: dict[str, type[Transform]] = {"softmax": Softmax, "norm": Norm, "softmax-cv": FittedSoftmax}
+
+
+def _by_kind(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+    """A mapping is checked as what its `kind` says only, so that its errors name its keys."""
+    if not isinstance(value, Mapping):
+        return validate(value)
+    kind = str(value.get("kind", "softmax"))
+    check_known(kind, _TRANSFORMS, "kind")
+    return _TRANSFORMS[kind].model_validate(value)
 
 
 class Scoring(Settings):
@@ -138,7 +148,7 @@ class Scoring(Settings):
         description="Explanation orders: all, cyclic (each explanation once in each place), or a seeded number. "
         "All option orders are always scored.",
     )
-    transforms: dict[str, Transform] = Field(
+    transforms: dict[str, Annotated[Transform, WrapValidator(_by_kind)]] = Field(
         {"softmax": Softmax()},
         min_length=1,
         description="Transforms by name: kind softmax (temperature), norm, or softmax-cv (folds).",
@@ -580,8 +590,7 @@ def mirror_directory(configured: str | None) -> Path | None:
 
 def transform_of(values: Mapping[str, Any]) -> Transform:
     """A transform from plain values; raises `ConfigError`."""
-    models: dict[str, type[Transform]] = {"norm": Norm, "softmax-cv": FittedSoftmax}
-    return check(models.get(values.get("kind", ""), Softmax), values, "transform")
+    return check(_TRANSFORMS.get(values.get("kind", ""), Softmax), values, "transform")
 
 
 def load_config(values: Mapping[str, Any], where: str = "configuration") -> Config:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -11,6 +12,10 @@ from mjd.settings import Settings, check_distinct, check_fits_paths
 
 # Distributions beside those of label counts.
 OWN_DISTRIBUTIONS = frozenset({"hjd", "uniform"})
+
+
+# All orders of options are scored: 720 for 6 labels.
+MOST_LABELS = 6
 
 
 class LabelEntry(Settings):
@@ -33,7 +38,11 @@ class LabelCounts(Settings):
 class Task(Settings):
     """The labels and text fields; NLI is one instance."""
 
-    labels: list[LabelEntry] = Field(min_length=2, max_length=10, description="Labels, in label order.")
+    labels: list[LabelEntry] = Field(
+        min_length=2,
+        json_schema_extra={"maxItems": MOST_LABELS},
+        description="2 to 6 labels, in label order; all K! orders of K options are scored.",
+    )
     text_fields: list[str] = Field(min_length=1, max_length=2, description="Text columns of an item.")
     hjd_title: str = Field("HJD", description="Row title of the human judgment distribution.")
     train_hjd: Literal["all", "some", "none"] = Field(
@@ -44,6 +53,17 @@ class Task(Settings):
     label_counts: dict[str, LabelCounts] = Field(
         {}, description="Label counts of training items, by column prefix; an entry of null removes an inherited one."
     )
+
+    @field_validator("labels")
+    @classmethod
+    def _few(cls, labels: list[LabelEntry]) -> list[LabelEntry]:
+        if len(labels) > MOST_LABELS:
+            orders = math.factorial(len(labels))
+            raise ValueError(
+                f"{len(labels)} labels are too many: every item is scored with all {orders:,} orders of its options. "
+                f"Give at most {MOST_LABELS} ({math.factorial(MOST_LABELS)} orders)"
+            )
+        return labels
 
     @field_validator("labels")
     @classmethod

@@ -21,7 +21,7 @@ class Label:
 
 @dataclass(frozen=True)
 class LabelSet:
-    """An ordered, closed set of K labels (2 to 10).
+    """An ordered, closed set of K labels (2 to 6).
 
     The order of `labels` is the order of every probability vector and column group in mjd.
     """

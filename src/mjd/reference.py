@@ -11,7 +11,7 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from pydantic_core import PydanticUndefined
 
@@ -64,9 +64,10 @@ def key_reference() -> str:
         summary = (model.__doc__ or "").strip().splitlines()[0]
         lines += [f"### {f'`{path[:-1]}`' if path else 'Top level'}", "", summary, ""]
         lines += ["| key | type | default | meaning |", "| --- | --- | --- | --- |"]
+        types = get_type_hints(model)  # without validators
         for name, field in model.model_fields.items():
             meaning = (field.description or "").replace("|", "\\|")
-            lines.append(f"| `{name}` | {_type_name(field.annotation)} | {_default(field)} | {meaning} |")
+            lines.append(f"| `{name}` | {_type_name(types[name])} | {_default(field)} | {meaning} |")
         lines.append("")
     return "\n".join(lines)
 

@@ -42,6 +42,10 @@ def _explain(model: type[Settings], problem: Any) -> str:
         return f"unknown key {key!r} ({hint})"
     if problem["type"] == "missing":
         return f"key {key!r} is missing"
+    if problem["type"] == "string_type" and isinstance(problem["input"], bool | int | float):
+        return (
+            f"key {key!r}: {problem['input']} is no text, quote it (YAML reads yes, no, on and off as true and false)"
+        )
     message = problem["msg"].removeprefix("Value error, ")
     return f"key {key!r}: {message}" if key else message
 

@@ -10,6 +10,8 @@ from mjd.errors import ConfigError
 
 COUNTS = {"title": "x", "guided_by": "counts"}
 
+LABELS_7 = [{"key": f"l{n}", "name": f"label {n}"} for n in range(7)]
+
 
 def values(name: str = "config.yaml") -> dict:
     with open(f"config/{name}", encoding="utf-8") as handle:
@@ -79,6 +81,15 @@ def test_missing_key_is_named() -> None:
         ("task", {"text_fields": ["premise", "premise"]}, "names 'premise' more than once"),
         ("data", {"ood": {"loader": "anli-dev", "rounds": ["R1", "R1"]}}, "names 'R1' more than once"),
         ("scoring", {"orders": True}, "must be all, cyclic or a number of at least 1"),
+        ("task", {"labels": LABELS_7}, r"7 labels are too many: .* all 5,040 orders .* at most 6 \(720 orders\)"),
+        ("task", {"labels": [{"key": False, "name": "no"}]}, r"key 'task\.labels\.0\.key': False is no text, quote it"),
+        (
+            "scoring",
+            {"transforms": {"softmax-t1": {"kind": "softmax", "temprature": 1}}},
+            r"^configuration: unknown key 'scoring\.transforms\.softmax-t1\.temprature' "
+            r"\(did you mean 'temperature'\?\)\. See",
+        ),
+        ("scoring", {"transforms": {"softmax-t1": {"kind": "sofmax"}}}, r"kind names 'sofmax'.*did you mean 'softmax'"),
         ("scoring", {"orders": 0}, "must be all, cyclic or a number of at least 1"),
         ("prompts", {"score": "{premise} {hypothesis} {option}"}, "unknown field {option}"),
         ("prompts", {"explain": "{premise}"}, "lacks the field {hypothesis}"),
