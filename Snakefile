@@ -89,10 +89,6 @@ rule data:
 
 rule models:
     input:
-        [
-            f"{DOWNLOADS}/models/{entry.model}"
-            for entry in [*CONFIG.llms.values(), *CONFIG.encoders.values()]
-            if not CONFIG.model_entry(entry.model).api
-        ],
+        [f"{DOWNLOADS}/models/{model}" for model in CONFIG.used_models],
     message:
-        "All model weights"
+        "All model weights that the tables need"

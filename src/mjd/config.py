@@ -332,11 +332,16 @@ class Config(Settings):
 
     def _engine_fits(self, key: str, entry: Llm | Encoder, model: ModelEntry) -> None:
         """Raise `ValueError` when a model cannot be run as the entry says, or could cost more than the budget."""
-        is_paid = isinstance(entry, Llm) and entry.engine == "openai"
-        if bool(model.api) != is_paid:
-            where = "behind an API: it needs" if model.api else "no API model: it does not fit"
-            raise ValueError(f"{key}.model {entry.model!r} is {where} engine openai (models.<name>.api)")
-        if is_paid and self.budget_usd is not None and isinstance(entry, Llm) and entry.prices is None:
+        engine = entry.engine if isinstance(entry, Llm) else None
+        if model.api and engine in (None, "transformers", "vllm"):
+            raise ValueError(
+                f"{key}.model {entry.model!r} is behind an API: it needs engine openai, or one of your own"
+            )
+        if not model.api and engine == "openai":
+            raise ValueError(
+                f"{key}.model {entry.model!r} is no API model: it does not fit engine openai (models.<name>.api)"
+            )
+        if model.api and self.budget_usd is not None and isinstance(entry, Llm) and entry.prices is None:
             raise ValueError(f"budget_usd needs {key}.prices, or the job could not tell what it spends")
 
     @model_validator(mode="after")
@@ -386,6 +391,16 @@ class Config(Settings):
     def model_entry(self, model: str) -> ModelEntry:
         """The entry of a model id: the config's `models` before the registry's."""
         return self.models.get(model) or registry.models()[model]
+
+    @property
+    def used_models(self) -> list[str]:
+        """Ids of the models whose weights the run needs: scorers, generators and encoders, none behind an API."""
+        llms = [*self.scoring.scorers, *(self.generators if self.model_sources else [])]
+        entries: list[Llm | Encoder] = [
+            *(self.llms[name] for name in llms if name in self.llms),
+            *self.encoders.values(),
+        ]
+        return list(dict.fromkeys(entry.model for entry in entries if not self.model_entry(entry.model).api))
 
     @property
     def generators(self) -> list[str]:

@@ -7,8 +7,12 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from mjd.config_prompts import EXPLAIN_FIELDS, SCORE_FIELDS
 from mjd.labels import LabelSet, label_set
 from mjd.settings import Settings, check_distinct, check_fits_paths
+
+# Columns of items, pairs and OOD rounds beside text fields.
+OWN_COLUMNS = frozenset({"uid", "round", "label", "split"})
 
 # Distributions beside those of label counts.
 OWN_DISTRIBUTIONS = frozenset({"hjd", "uniform"})
@@ -87,6 +91,17 @@ class Task(Settings):
         if taken := sorted(OWN_DISTRIBUTIONS & counts.keys()):
             raise ValueError(f"name {taken[0]!r} is taken by a distribution that is always there: choose another")
         return counts
+
+    @model_validator(mode="after")
+    def _fields_are_free(self) -> Self:
+        """Text fields are columns beside others, and fields of templates beside others."""
+        labels = self.label_set
+        taken = OWN_COLUMNS | EXPLAIN_FIELDS | SCORE_FIELDS | {f"option_{letter}" for letter in labels.letters}
+        taken |= {column for name in ("hjd", *self.label_counts) for column in labels.columns(name)}
+        for field in self.text_fields:
+            if field in taken:
+                raise ValueError(f"text_fields names {field!r}, which mjd uses itself: give the column another name")
+        return self
 
     @property
     def label_set(self) -> LabelSet:

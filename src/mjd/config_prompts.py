@@ -74,6 +74,10 @@ def check_templates(prompts: Prompts, text_fields: Sequence[str], labels: LabelS
 
 def _template_fields(template: str, key: str) -> frozenset[str]:
     try:
-        return frozenset(name for _, name, _, _ in string.Formatter().parse(template) if name is not None)
+        parts = list(string.Formatter().parse(template))
     except ValueError as error:
         raise ValueError(f"{key} is not a valid template: {error} (write {{{{ and }}}} for braces)") from None
+    for _, name, spec, conversion in parts:
+        if spec or conversion:
+            raise ValueError(f"{key} formats the field {{{name}}}: write {{{name}}}, without : and !")
+    return frozenset(name for _, name, _, _ in parts if name is not None)

@@ -7,6 +7,7 @@ import yaml
 
 from mjd.config import Config, Encoder, load_config, read_config
 from mjd.errors import ConfigError
+from mjd.llm.engines import ENGINES
 
 COUNTS = {"title": "x", "guided_by": "counts"}
 
@@ -90,6 +91,15 @@ def test_missing_key_is_named() -> None:
             r"\(did you mean 'temperature'\?\)\. See",
         ),
         ("scoring", {"transforms": {"softmax-t1": {"kind": "sofmax"}}}, r"kind names 'sofmax'.*did you mean 'softmax'"),
+        (
+            "task",
+            {"text_fields": ["uid", "premise"]},
+            "text_fields names 'uid', which mjd uses itself: give the column",
+        ),
+        ("task", {"text_fields": ["options"]}, "text_fields names 'options', which mjd uses itself"),
+        ("task", {"text_fields": ["hjd_e"]}, "text_fields names 'hjd_e', which mjd uses itself"),
+        ("prompts", {"explain": "{premise:.x} {hypothesis}"}, r"prompts\.explain formats the field {premise}: write"),
+        ("prompts", {"score": "{premise} {hypothesis!r} {options}"}, r"prompts\.score formats the field {hypothesis}"),
         ("scoring", {"orders": 0}, "must be all, cyclic or a number of at least 1"),
         ("prompts", {"score": "{premise} {hypothesis} {option}"}, "unknown field {option}"),
         ("prompts", {"explain": "{premise}"}, "lacks the field {hypothesis}"),
@@ -268,3 +278,18 @@ def test_params_of_an_encoder_hold_only_what_decides_its_numbers() -> None:
 )
 def test_parallel_fine_tuning_asks_for_more_memory(settings: dict, mem_mb: int) -> None:
     assert Encoder(title="x", model="all-minilm-l6-v2", **settings).finetuning_mem_mb == mem_mb
+
+
+def test_an_engine_of_ones_own_may_use_an_api_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ENGINES, "mine", "mjd.llm.my_engine:MyEngine")
+    own = llm(engine="mine", model="gpt-4o")
+    assert load_config({**values(), "llms": {"smollm2": own}}).llms["smollm2"].engine == "mine"
+    with pytest.raises(ConfigError, match=r"budget_usd needs llms\.smollm2\.prices"):
+        load_config({**values(), "budget_usd": 5, "llms": {"smollm2": own}})
+
+
+def test_only_models_that_the_run_uses_are_fetched() -> None:
+    public, paper = read_config("config/public.yaml"), read_config("config/paper.yaml")
+    assert "qwen" in public.llms
+    assert public.used_models == ["smollm2-135m-instruct", "all-minilm-l6-v2"]
+    assert paper.used_models == [paper.llms["llama3"].model, *(entry.model for entry in paper.encoders.values())]
