@@ -294,6 +294,11 @@ class Config(Settings):
 
     # -- consistency between sections -------------------------------------------------------------------------
 
+    @field_validator("results_dir", "downloads_dir")
+    @classmethod
+    def _no_slash_at_the_end(cls, path: str) -> str:
+        return Path(path).as_posix()
+
     @field_validator("llms", "encoders")
     @classmethod
     def _names_fit_paths(cls, entries: dict[str, Any]) -> dict[str, Any]:
@@ -635,7 +640,10 @@ def _read_yaml(path: str | Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}.", "Give a readable YAML file.") from None
+        raise ConfigError(
+            f"{path} cannot be read in {Path.cwd()}: {error}.",
+            "Give a readable YAML file; paths, `extends` too, are relative to the directory Snakemake runs in (-d).",
+        ) from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path} holds no keys.", "Give a YAML file of keys and values.")
     return values

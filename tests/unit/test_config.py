@@ -153,6 +153,19 @@ def test_missing_extended_file_is_an_error() -> None:
         load_config({**values(), "extends": "config/nli2.yaml"})
 
 
+def test_the_error_of_a_missing_file_names_the_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = values()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=rf"config/nli\.yaml cannot be read in {tmp_path}.* Snakemake runs in \(-d\)"):
+        load_config(config)
+
+
+def test_a_slash_at_the_end_of_a_directory_changes_nothing() -> None:
+    config = load_config({**values(), "results_dir": "results/mine/", "downloads_dir": "downloads/"})
+    assert (config.results_dir, config.downloads_dir) == ("results/mine", "downloads")
+    assert str(config.mjd_systems()[0].path).startswith("results/mine/mjd/")
+
+
 def test_a_file_may_extend_one_that_extends_another() -> None:
     config, public = (read_config(f"config/{name}.yaml") for name in ("public-all-orders", "public"))
     assert (config.scoring.orders, public.scoring.orders) == ("all", "cyclic")
