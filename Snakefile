@@ -78,6 +78,13 @@ rule all:
         "All tables"
 
 
+rule mjds:
+    input:
+        [system.path for system in CONFIG.mjd_systems()],
+    message:
+        "All MJDs"
+
+
 rule data:
     input:
         rules.load_items.output,

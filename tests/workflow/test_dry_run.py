@@ -20,6 +20,14 @@ def test_dry_run_plans_the_ood_table(snakemake: Run, name: str) -> None:
     assert "ood_table" in done.stdout + done.stderr
 
 
+def test_mjds_are_a_target_that_trains_nothing(snakemake: Run) -> None:
+    done = snakemake("-n", "mjds", config={"results_dir": "results/not-there"})
+    assert done.returncode == 0, done.stderr
+    planned = done.stdout + done.stderr
+    assert "results/not-there/mjd/smollm2/varierr-lg-first-explicit-softmax-t1.parquet" in planned
+    assert not re.search("train_base|finetune|load_pairs|load_ood|all-minilm", planned)
+
+
 def test_prompts_of_public_files_are_planned_before_any_llm_runs(snakemake: Run) -> None:
     config = {"results_dir": "results/not-there", "prompts": "mjd-estimator"}
     target = "results/not-there/scores/smollm2/lf-first-explicit.parquet"
