@@ -55,7 +55,7 @@ include: "workflow/rules/fidelity.smk"
 
 TRAINED_TABLES = ["finetuning", "ood"] * bool(CONFIG.encoders)
 ANALYSES = ["bias", "first_token"] + ["convergence"] * bool(ALL_ORDERS)
-# Tables that need HJDs of training items.
+# Tables that need HJDs of training items, as softmax-cv does.
 COMPARISONS = (
     ["distribution_comparison", "finding"] if CONFIG.task.train_hjd != "none" else []
 )
@@ -80,7 +80,12 @@ rule all:
 
 rule mjds:
     input:
-        [system.path for system in CONFIG.mjd_systems()],
+        [
+            system.path
+            for system in CONFIG.mjd_systems()
+            if COMPARISONS
+            or CONFIG.scoring.transforms[system.transform].kind != "softmax-cv"
+        ],
     message:
         "All MJDs"
 

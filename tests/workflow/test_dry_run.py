@@ -25,7 +25,11 @@ def test_mjds_are_a_target_that_trains_nothing(snakemake: Run) -> None:
     assert done.returncode == 0, done.stderr
     planned = done.stdout + done.stderr
     assert "results/not-there/mjd/smollm2/varierr-lg-first-explicit-softmax-t1.parquet" in planned
+    assert "softmax-cv.parquet" in planned
     assert not re.search("train_base|finetune|load_pairs|load_ood|all-minilm", planned)
+    done = snakemake("-n", "mjds", config={"results_dir": "results/not-there", "task": {"train_hjd": "none"}})
+    assert done.returncode == 0, done.stderr
+    assert "softmax-cv.parquet" not in done.stdout + done.stderr
 
 
 def test_prompts_of_public_files_are_planned_before_any_llm_runs(snakemake: Run) -> None:
