@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from mjd.config import mirror_directory
+from mjd.config import load_config, mirror_directory
 from mjd.data.download import fetch_source
 from mjd.job import job
 from mjd.registry import Source
@@ -14,5 +14,5 @@ with job(snakemake):
         entry,
         Path(snakemake.output[0]),
         blobs=Path(snakemake.params.blobs),
-        mirror=mirror_directory(snakemake.config.get("mirror")),
+        mirror=mirror_directory(load_config(snakemake.config).mirror),
     )
