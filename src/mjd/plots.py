@@ -55,9 +55,7 @@ def plot_convergence(table: pd.DataFrame, titles: dict[str, str], paths: list[Pa
             line = rows[~rows["orders"].isin(("cyclic", "all"))]
             colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
             name = titles.get(str(scorer), str(scorer))
-            axes.plot(
-                line["n_prompts"], line["tvd_to_all"], color=colour, marker=marker, label=f"{name}: random orders"
-            )
+            axes.plot(line["n_prompts"], line["tvd_to_all"], color=colour, marker=marker, label=f"{name}: N orders")
             low, high = line["tvd_to_all_low"], line["tvd_to_all_high"]
             axes.fill_between(line["n_prompts"], low, high, color=colour, alpha=0.15, linewidth=0)
             cyclic = rows[rows["orders"] == "cyclic"]
