@@ -171,15 +171,15 @@ def permuted_distance_correlations(p: Floats, models: Floats, permutations: int,
     shuffles = np.stack([random.permutation(n) for _ in range(permutations)])
     a = _distances(p)
     block = max(_BLOCK // n**2, 1)
-    found = np.empty((permutations, len(models)))
+    found, variances = np.empty((permutations, len(models))), np.empty(len(models))
     for first in range(0, len(models), block):
         # Rows and columns of a centred matrix sum to 0, so one side need not be centred.
         b = np.stack([_centred(_distances(q)) for q in models[first : first + block]]).reshape(-1, n**2)
+        variances[first : first + block] = np.square(b, dtype=np.float64).sum(axis=1)
         for start in range(0, permutations, block):
             shuffled = np.stack([a[np.ix_(order, order)] for order in shuffles[start : start + block]])
             found[start : start + block, first : first + block] = shuffled.reshape(-1, n**2) @ b.T
-    variances = np.array([np.square(_centred(_distances(q)), dtype=np.float64).sum() for q in (p, *models)])
-    product = variances[0] * variances[1:]
+    product = np.square(_centred(a), dtype=np.float64).sum() * variances
     with np.errstate(invalid="ignore", divide="ignore"):
         correlations = np.sqrt(np.clip(found, 0, None) / np.sqrt(product))
     return np.where(product > _CONSTANT * n**4, correlations, np.nan)
