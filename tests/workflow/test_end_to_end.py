@@ -115,6 +115,12 @@ def test_a_second_run_has_nothing_to_do(snakemake: Run, results: Path) -> None:
     assert "Nothing to be done" in done.stdout + done.stderr
 
 
+def test_finding_prints_its_verdict_though_the_table_is_there(snakemake: Run, results: Path) -> None:
+    done = snakemake("--cores", "all", "finding", config={"results_dir": str(results), "limit": 4})
+    assert "smollm2 reading smollm2: the paper's finding" in done.stdout + done.stderr
+    assert "Finished jobid: 0 (Rule: finding)" in done.stdout + done.stderr
+
+
 def test_a_killed_scoring_job_goes_on_where_it_was(snakemake: Run, results: Path, tmp_path: Path) -> None:
     config = {"results_dir": str(tmp_path), "limit": 12, "scoring": {"orders": "all"}}
     target = f"{tmp_path}/scores/smollm2/human-all-explicit.parquet"
