@@ -397,6 +397,12 @@ class Config(Settings):
         """The entry of a model id: the config's `models` before the registry's."""
         return self.models.get(model) or registry.models()[model]
 
+    def llm_settings(self, name: str) -> Llm:
+        """An LLM's entry with the template variables of its model added; the entry's own come first."""
+        entry = self.llms[name]
+        of_model = self.model_entry(entry.model).chat_template_kwargs
+        return entry.model_copy(update={"chat_template_kwargs": {**of_model, **entry.chat_template_kwargs}})
+
     @property
     def used_models(self) -> list[str]:
         """Ids of the models whose weights the run needs: scorers, generators and encoders, none behind an API."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from mjd.llm.engines import ENGINES
 from mjd.settings import Settings, check_known
@@ -57,8 +58,8 @@ class OpenAi(Settings):
     )
     max_wait: float = Field(60, gt=0, description="Longest pause between tries, unless Retry-After asks for more.")
     top_logprobs: int = Field(20, ge=2, description="Most likely first tokens asked for; a letter beyond is null.")
-    merge_variants: bool = Field(
-        True, description="Add up the probabilities of a letter with and without a space before it."
+    merge_variants: bool | None = Field(
+        None, description="The older name of letter_tokens: true is all, false is single."
     )
     max_tokens_key: Literal["max_tokens", "max_completion_tokens"] = Field(
         "max_tokens", description="How the endpoint calls the longest answer."
@@ -126,6 +127,17 @@ class Llm(Settings):
     chat_template: Literal["auto", "none"] = Field(
         "auto", description="auto: the tokenizer's own, plain text where it has none; none: plain text."
     )
+    chat_template_kwargs: dict[str, bool | int | float | str] = Field(
+        {},
+        description="Further variables of the chat template, such as enable_thinking: false; added to those of the "
+        "model's registry entry.",
+    )
+    letter_tokens: Literal["all", "single"] = Field(
+        "all",
+        description="Tokens whose probabilities make a label's score. all: every single token that spells its letter "
+        "(A, with a space before it, with the tokenizer's mark for one); single: the one that follows the prompt, "
+        "as in the paper.",
+    )
     prefix_tree: bool = Field(
         True, description="Compute what prompts share once (transformers engine); false: plain padded batches."
     )
@@ -138,6 +150,21 @@ class Llm(Settings):
     prices: Prices | None = Field(None, description="What tokens cost; needed for an API model under a budget.")
     rates: Rates | None = Field(None, description="Measured speed, for the GPU hours of the plan.")
     resources: Resources = Field(Resources(), description="What its jobs ask for.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _older_name_of_letter_tokens(cls, values: Any) -> Any:
+        """`openai.merge_variants` sets `letter_tokens`."""
+        own = values.get("openai") if isinstance(values, Mapping) else None
+        merge = own.get("merge_variants") if isinstance(own, Mapping) else getattr(own, "merge_variants", None)
+        if not isinstance(merge, bool):
+            return values
+        chosen = "all" if merge else "single"
+        if values.get("letter_tokens", chosen) != chosen:
+            raise ValueError(
+                f"openai.merge_variants: {str(merge).lower()} contradicts letter_tokens: drop merge_variants"
+            )
+        return {**values, "letter_tokens": chosen}
 
     @field_validator("engine")
     @classmethod
@@ -161,5 +188,7 @@ class Llm(Settings):
         if self.engine == "vllm":
             own = self.vllm.model_dump(include={"scores", "quantisation"})
         elif self.engine == "openai":
-            own = self.openai.model_dump(include={"base_url", "top_logprobs", "merge_variants"})
-        return self.model_dump(include={"engine", "dtype", "chat_template"}) | own
+            own = self.openai.model_dump(include={"base_url", "top_logprobs"})
+        if self.chat_template_kwargs:
+            own["chat_template_kwargs"] = self.chat_template_kwargs
+        return self.model_dump(include={"engine", "dtype", "chat_template", "letter_tokens"}) | own

@@ -82,7 +82,7 @@ def engine_of(snakemake: Any, store: Store) -> Iterator[Engine]:
     from mjd.llm.store import one_at_a_time
 
     config = load_config(snakemake.config)
-    settings = config.llms[snakemake.wildcards.llm]
+    settings = config.llm_settings(snakemake.wildcards.llm)
     identity = snakemake.params.engine["identity"]
     ledger = Ledger(store, identity, settings.prices, config.budget_usd)
     engine = build_engine(settings, snakemake.input.get("model") or "", identity, Workplace(snakemake.threads, ledger))

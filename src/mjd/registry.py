@@ -71,6 +71,9 @@ class ModelEntry(Settings):
     tokenizer: str | None = Field(
         None, description="api: a model id whose tokenizer counts this model's tokens in plans, as an approximation."
     )
+    chat_template_kwargs: dict[str, bool | int | float | str] = Field(
+        {}, description="Variables of its chat template that mjd needs set, such as enable_thinking: false."
+    )
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
-from mjd.config import Config, Encoder, load_config, read_config
+from mjd.config import Config, Encoder, Llm, OpenAi, load_config, read_config
 from mjd.errors import ConfigError
 from mjd.llm.engines import ENGINES
 
@@ -306,3 +307,13 @@ def test_only_models_that_the_run_uses_are_fetched() -> None:
     assert "qwen" in public.llms
     assert public.used_models == ["smollm2-135m-instruct", "all-minilm-l6-v2"]
     assert paper.used_models == [paper.llms["llama3"].model, *(entry.model for entry in paper.encoders.values())]
+
+
+@pytest.mark.parametrize(("merge_variants", "letter_tokens"), [(True, "all"), (False, "single")])
+def test_merge_variants_sets_letter_tokens(merge_variants: bool, letter_tokens: str) -> None:
+    assert Llm(title="m", model="m", openai=OpenAi(merge_variants=merge_variants)).letter_tokens == letter_tokens
+
+
+def test_merge_variants_that_contradicts_letter_tokens_is_refused() -> None:
+    with pytest.raises(ValidationError, match="contradicts letter_tokens"):
+        Llm(title="m", model="m", letter_tokens="all", openai=OpenAi(merge_variants=False))

@@ -39,7 +39,7 @@ def model_directory(llm):
 
 def engine_params(llm):
     """What decides an LLM's numbers; a job reads its speed, connection and prices from the configuration."""
-    entry = CONFIG.llms[llm]
+    entry = CONFIG.llm_settings(llm)
     return {
         "settings": entry.deciding(),
         "identity": CONFIG.model_entry(entry.model).identity,

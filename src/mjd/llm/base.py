@@ -76,6 +76,7 @@ class Scored:
     `kind` is `logit` (unnormalised) or `logprob` (natural log of the probability over the whole vocabulary);
     `mass` is the total probability of the letters over the whole vocabulary, None where the engine does not give it.
     A score is None where an API left its letter out of the most likely tokens: it is at most `bound` then.
+    `top_token` is the text of the most probable first token, None where the engine does not give it.
     """
 
     scores: tuple[float | None, ...]
@@ -83,24 +84,41 @@ class Scored:
     mass: float | None
     usage: Usage
     bound: float | None = None
+    top_token: str | None = None
+
+
+@dataclass(frozen=True)
+class Unanswered:
+    """What an engine yields in place of a response to a request that got no usable reply, and the reason."""
+
+    reason: str
 
 
 @dataclass(frozen=True)
 class EngineInfo:
     """What ran: part of every request key and of provenance.
 
-    `settings` holds what changes the numbers (dtype, chat template); speed settings stay out.
+    `settings` holds what changes the numbers (dtype, chat template); speed settings stay out. `scoring` holds what
+    changes scores alone: it is no part of the keys of generated answers.
     """
 
     engine: str
     engine_version: str
     model: str
     settings: tuple[tuple[str, str], ...] = ()
+    scoring: tuple[tuple[str, str], ...] = ()
+
+    def record(self, request: Generate | Score) -> dict[str, Any]:
+        """The plain values that the key of `request` covers; `scoring` only where it holds something."""
+        values = asdict(self)
+        if not (self.scoring and isinstance(request, Score)):
+            del values["scoring"]
+        return values
 
     def provenance(self) -> dict[str, str]:
         """The same for the metadata of artifacts."""
         named = {"engine": self.engine, "engine_version": self.engine_version, "model": self.model}
-        return named | dict(self.settings)
+        return named | dict(self.settings) | dict(self.scoring)
 
 
 @dataclass(frozen=True)
@@ -146,7 +164,7 @@ class Engine(ABC):
 
 def request_key(info: EngineInfo, request: Generate | Score) -> str:
     """SHA-256 (hex) of the whole request: model, revision, engine and its version, messages, sampling."""
-    return stored_key(asdict(info), type(request).__name__, asdict(request))
+    return stored_key(info.record(request), type(request).__name__, asdict(request))
 
 
 def stored_key(info: dict[str, Any], kind: str, request: dict[str, Any]) -> str:

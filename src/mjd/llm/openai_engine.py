@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
+import json
 import logging
 import os
 import time
@@ -65,6 +66,7 @@ class OpenAiEngine(Engine):
         if workplace.ledger is None:
             raise ModelError(f"{identity} is behind an API, and this job books no spending.", "Report this as a bug.")
         self.settings = settings.openai
+        self.letter_tokens = settings.letter_tokens
         if self.settings.batch:  # all at once: `batch_size` is what cuts them, and batches run side by side
             self.prompts_per_call = None
         self.ledger = workplace.ledger
@@ -93,7 +95,7 @@ class OpenAiEngine(Engine):
         bodies = [replies.score_body(self.model, request, self.settings) for request in requests]
 
         def read(reply: Mapping[str, Any], i: int) -> Scored:
-            scored = replies.read_scores(reply, requests[i].letters, self.settings.merge_variants)
+            scored = replies.read_scores(reply, requests[i].letters, self.letter_tokens == "all")
             self._gives_logprobs = True
             return scored
 
@@ -207,7 +209,11 @@ class OpenAiEngine(Engine):
 def engine_info(settings: Llm, identity: str) -> EngineInfo:
     """What is part of every request key of an API model; known without a key or a connection."""
     own = settings.openai
-    changing = {"base_url": own.base_url, "top_logprobs": own.top_logprobs, "merge_variants": own.merge_variants}
+    # `merge_variants` is the older name of `letter_tokens`: keys of replies that were paid for keep it.
+    changing: dict[str, Any] = {"base_url": own.base_url, "top_logprobs": own.top_logprobs}
+    changing |= {"merge_variants": settings.letter_tokens == "all"}
+    if settings.chat_template_kwargs:
+        changing["chat_template_kwargs"] = json.dumps(settings.chat_template_kwargs, sort_keys=True)
     return EngineInfo("openai", PROTOCOL, identity, tuple((name, str(value)) for name, value in changing.items()))
 
 

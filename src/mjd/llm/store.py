@@ -187,7 +187,7 @@ def one_at_a_time(store: Path, model: str) -> Iterator[None]:
 
 def request_record(info: EngineInfo, request: Generate | Score) -> dict[str, Any]:
     """A request as the store keeps it; with its kind it gives the key again."""
-    return {"engine": asdict(info), **asdict(request)}
+    return {"engine": info.record(request), **asdict(request)}
 
 
 def record_key(record: Mapping[str, Any]) -> str:
