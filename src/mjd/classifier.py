@@ -30,7 +30,7 @@ from mjd import onednn
 from mjd.devices import keep_freed_memory
 from mjd.distributions import Floats, Ints
 from mjd.errors import DataError, ModelError
-from mjd.labels import LabelSet
+from mjd.labels import LabelSet, same_name
 
 # Padded tokens in one prediction batch; bounds the memory, and larger batches are no faster on a CPU.
 TOKENS_PER_BATCH = 4096
@@ -119,7 +119,7 @@ def check_label_order(id2label: Mapping[int, str], labels: LabelSet, where: str)
         ModelError: names or order differ.
     """
     found = [str(id2label[index]) for index in sorted(id2label)]
-    if [name.casefold() for name in found] == [name.casefold() for name in labels.names]:
+    if len(found) == len(labels) and all(map(same_name, found, labels.names)):
         return
     expected = ", ".join(labels.names)
     if sorted(name.casefold() for name in found) == sorted(name.casefold() for name in labels.names):

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from mjd.errors import DataError
-from mjd.labels import LabelSet
+from mjd.labels import LabelSet, dash_note
 
 SPLITS = ("train", "dev", "test")
 HJD_TOLERANCE = 1e-6
@@ -179,7 +179,9 @@ def _check_values(
         ~table[column].isin(known).to_numpy(bool),
         where,
         column,
-        lambda row: f"{_shown(table[column].iloc[row])} is not one of {', '.join(known)}",
+        lambda row: (
+            f"{_shown(table[column].iloc[row])} is not one of {', '.join(known)}{dash_note(str(table[column].iloc[row]))}"
+        ),
         cure,
     )
 
