@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 from mjd.errors import DataError
 
-
 # Columns of scores tables beside those of labels: `score_bound` is no label's score.
 RESERVED_KEYS = frozenset({"bound"})
 
@@ -147,20 +146,20 @@ def check_labels(labels: LabelSet, count_names: Sequence[str] = ()) -> None:
         for other in labels:
             if label is not other and _meant(label.key) == _meant(other.name):
                 raise ValueError(
-                    f"key {label.key!r} (of the label named {label.name!r}) is the name {other.name!r} of the label with "
-                    f"the key {other.key!r}: in a file it could mean either. Rename one, or give each label its key as name"
+                    f"key {label.key!r} of label {label.name!r} is also the name of the label with key {other.key!r}: "
+                    "in a file it could mean either. Rename one, or give every label its key as its name"
                 )
         if label.key.casefold() in RESERVED_KEYS:
             raise ValueError(
                 f"label key {label.key!r} is taken: score_{label.key} is a column of mjd. Choose another key"
             )
     groups = {name: labels.columns(name) for name in ("hjd", *count_names)}
-    for (one, first), (other, second) in itertools.combinations(groups.items(), 2):
-        shared = {column.casefold() for column in first} & {column.casefold() for column in second}
+    for (name, columns), (later, others) in itertools.combinations(groups.items(), 2):
+        shared = {column.casefold() for column in columns} & {column.casefold() for column in others}
         if shared:
             raise ValueError(
-                f"the column {sorted(shared)[0]!r} would belong to {one!r} and to {other!r}, whose columns are "
-                f"{', '.join(first)} and {', '.join(second)}. Rename the label counts or the keys"
+                f"the column {sorted(shared)[0]!r} would belong to {name!r} and to {later!r}, whose columns are "
+                f"{', '.join(columns)} and {', '.join(others)}. Rename the label counts or the keys"
             )
 
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from mjd import stats
 from mjd.comparison import SIGNIFICANCE
-from mjd.evaluate import FINETUNING_METRICS, OOD_METRICS, summarise_seeds
+from mjd.evaluate import FINETUNING_COUNTS, FINETUNING_METRICS, OOD_COUNTS, OOD_METRICS, summarise_seeds
 
 # (slug, title, slug of the system it is tested against or None), and (name, title), in table order.
 Systems = Sequence[Sequence[str | None]]
@@ -19,11 +19,11 @@ Titles = Sequence[Sequence[str]]
 OOD_SHOWN = "weighted_f1"
 
 
-def _schema(part: str, metrics: Sequence[str]) -> pa.Schema:
+def _schema(part: str, metrics: Sequence[str], of_items: Sequence[str]) -> pa.Schema:
     texts = [pa.field(name, pa.string()) for name in ("slug", "system", "encoder", "encoder_title", part)]
     parts = ("", "_sd", "_low", "_high", "_difference", "_p", "_p_holm")
     numbers = [pa.field(f"{metric}{name}", pa.float64()) for metric in metrics for name in parts]
-    counts = [pa.field(name, pa.int64()) for name in ("n", "n_seeds")]
+    counts = [pa.field(name, pa.float64() if name == "share_ties" else pa.int64()) for name in (*of_items, "n_seeds")]
     return pa.schema([*texts, *numbers, pa.field("reference", pa.string()), *counts, pa.field("data_set", pa.string())])
 
 
@@ -32,13 +32,15 @@ def finetuning_schema() -> pa.Schema:
 
     `{metric}_difference` is the mean over seeds of the system minus its `reference` (+ human-ex of the same scorer),
     `_p` that of a paired t-test over seeds, `_p_holm` adjusted over the systems and splits of one encoder.
+    `share_ties` of the `n` items have several majority labels, any of which is right; `n_truncated` items were longer
+    than the encoder's `max_length`.
     """
-    return _schema("split", FINETUNING_METRICS)
+    return _schema("split", FINETUNING_METRICS, FINETUNING_COUNTS)
 
 
 def ood_schema() -> pa.Schema:
-    """Columns of ood.parquet: system x encoder x round; otherwise as `finetuning_schema`."""
-    return _schema("round", OOD_METRICS)
+    """Columns of ood.parquet: system x encoder x round; otherwise as `finetuning_schema`; one gold label an item."""
+    return _schema("round", OOD_METRICS, OOD_COUNTS)
 
 
 def _long(
@@ -47,6 +49,7 @@ def _long(
     encoders: Titles,
     part: str,
     metrics: Sequence[str],
+    of_items: Sequence[str],
     confidence: float,
     data_set: str,
 ) -> pd.DataFrame:
@@ -54,7 +57,7 @@ def _long(
     references = {str(slug): reference for slug, _, reference in systems}
     summaries = []
     for (name, title), table in zip(encoders, scored, strict=True):
-        summary = summarise_seeds(table, ["system", part, "n"], metrics)
+        summary = summarise_seeds(table, ["system", part, *of_items], metrics)
         _add_intervals(summary, metrics, confidence)
         _add_tests(summary, table, part, metrics, references)
         summaries.append(summary.rename(columns={"system": "slug"}).assign(encoder=name, encoder_title=title))
@@ -96,14 +99,14 @@ def finetuning(
     scored: Sequence[pd.DataFrame], systems: Systems, encoders: Titles, confidence: float, data_set: str
 ) -> pd.DataFrame:
     """The fine-tuning table from `evaluate.finetuning_table` of every encoder (in the order of `encoders`)."""
-    return _long(scored, systems, encoders, "split", FINETUNING_METRICS, confidence, data_set)
+    return _long(scored, systems, encoders, "split", FINETUNING_METRICS, FINETUNING_COUNTS, confidence, data_set)
 
 
 def ood(
     scored: Sequence[pd.DataFrame], systems: Systems, encoders: Titles, confidence: float, data_set: str
 ) -> pd.DataFrame:
     """The OOD table from `evaluate.ood_table` of every encoder (in the order of `encoders`)."""
-    return _long(scored, systems, encoders, "round", OOD_METRICS, confidence, data_set)
+    return _long(scored, systems, encoders, "round", OOD_METRICS, OOD_COUNTS, confidence, data_set)
 
 
 def _marks(table: pd.DataFrame, part: str, metrics: Sequence[str]) -> pd.Series:
@@ -113,13 +116,17 @@ def _marks(table: pd.DataFrame, part: str, metrics: Sequence[str]) -> pd.Series:
         found[row["slug"]] += [
             f"{row['encoder']} {row[part]} {metric} {'higher' if row[f'{metric}_difference'] > 0 else 'lower'}"
             for metric in metrics
-            if metric != "reference_kl" and row[f"{metric}_p_holm"] < SIGNIFICANCE  # it says what kl says
+            # reference_kl says what kl says, and the F1 of the paper's gold what F1 says but for ties.
+            if not metric.startswith("reference_") and row[f"{metric}_p_holm"] < SIGNIFICANCE
         ]
     return pd.Series({slug: "; ".join(marks) for slug, marks in found.items()})
 
 
 def _wide(table: pd.DataFrame, part: str, metrics: Sequence[str], named: bool) -> pd.DataFrame:
-    """One row a system; columns `encoder_part`, or `encoder_metric_part` when `named`, then their sd, then counts."""
+    """One row a system; columns `encoder_part`, or `encoder_metric_part` when `named`, then their sd, then counts.
+
+    Items are the same for all encoders, truncated ones differ.
+    """
     means: dict[str, pd.Series] = {}
     spreads: dict[str, pd.Series] = {}
     for encoder, rows in table.groupby("encoder", sort=False):
@@ -133,6 +140,10 @@ def _wide(table: pd.DataFrame, part: str, metrics: Sequence[str], named: bool) -
     wide = pd.DataFrame(means | spreads).reindex(titles.index)
     for name, cell in table.groupby(part, sort=False):
         wide[f"n_{name}".lower()] = int(cell["n"].iloc[0])
+        if "share_ties" in cell:
+            wide[f"share_ties_{name}".lower()] = float(cell["share_ties"].iloc[0])
+        for encoder, of_encoder in cell.groupby("encoder", sort=False):
+            wide[f"{encoder}_n_truncated_{name}".lower()] = of_encoder["n_truncated"].iloc[0]
     wide["n_seeds"] = table.groupby("slug")["n_seeds"].max()
     wide["differs_from_human_ex"] = _marks(table, part, metrics)
     wide.insert(0, "system", titles)

@@ -29,7 +29,7 @@ ITEMS = pd.DataFrame([("a", 0.5, 0.25, 0.25, "dev"), ("b", 0.0, 0.5, 0.5, "dev")
 PREDICTIONS = pd.DataFrame(
     [("hjd", 1, "dev", "a", 0.5, 0.3, 0.2), ("hjd", 1, "dev", "b", 0.25, 0.25, 0.5)],
     columns=["system", "seed", "split", "uid", *P],
-)
+).assign(truncated=[False, True])
 KL_A = 0.25 * math.log(0.25 / 0.3) + 0.25 * math.log(0.25 / 0.2)
 KL_B = 0.5 * math.log(0.5 / 0.25)
 
@@ -46,10 +46,15 @@ KL_B = 0.5 * math.log(0.5 / 0.25)
             "ce_loss",
             -(0.5 * math.log(0.5) + 0.25 * math.log(0.3) + 0.25 * math.log(0.2) + 0.5 * math.log(0.125)) / 2,
         ),
-        # Entailment 1, neutral 0 (missed), contradiction 0 (false alarm).
-        ("weighted_f1", 1 / 2),
-        ("macro_f1", 1 / 3),
+        # Neutral and contradiction tie: either is right.
+        ("weighted_f1", 1),
+        ("macro_f1", 1),
+        # Neutral alone is gold: entailment 1, neutral 0 (missed), contradiction 0 (false alarm).
+        ("reference_weighted_f1", 1 / 2),
+        ("reference_macro_f1", 1 / 3),
         ("n", 2),
+        ("share_ties", 1 / 2),
+        ("n_truncated", 1),
     ],
 )
 def test_finetuning_scores_by_hand(column: str, expected: float, nli_labels: LabelSet) -> None:
@@ -126,13 +131,15 @@ OOD = pd.DataFrame(
 def ood_predictions(keys: str) -> pd.DataFrame:
     """Predictions of one run whose majority labels on `OOD` are `keys`."""
     p = [[0.8 if key == label else 0.1 for label in "enc"] for key in keys]
-    return pd.DataFrame(p, columns=P).assign(system="hjd", seed=1, split=OOD["round"], uid=OOD["uid"])
+    return pd.DataFrame(p, columns=P).assign(
+        system="hjd", seed=1, split=OOD["round"], uid=OOD["uid"], truncated=[True, False, True, False]
+    )
 
 
 @pytest.mark.parametrize(
     ("column", "expected"),
     # R1 predicted e, e, c: F1 2/3 (precision 1/2, recall 1), 0, 1.
-    [("accuracy", 2 / 3), ("macro_f1", 5 / 9), ("weighted_f1", 5 / 9), ("n", 3)],
+    [("accuracy", 2 / 3), ("macro_f1", 5 / 9), ("weighted_f1", 5 / 9), ("n", 3), ("n_truncated", 2)],
 )
 def test_ood_scores_by_hand(column: str, expected: float, nli_labels: LabelSet) -> None:
     assert ood_table(ood_predictions("eece"), OOD, nli_labels)[column].iloc[0] == pytest.approx(expected)

@@ -24,7 +24,7 @@ def scored(shift: float) -> pd.DataFrame:
         ("base", "R2", 1, 0.3),
     ]
     frame = pd.DataFrame(rows, columns=["system", "round", "seed", "weighted_f1"])
-    return frame.assign(accuracy=0.5, macro_f1=0.5, n=30)
+    return frame.assign(accuracy=0.5, macro_f1=0.5, n=30, n_truncated=3)
 
 
 @pytest.fixture

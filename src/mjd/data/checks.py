@@ -179,9 +179,7 @@ def _check_values(
         ~table[column].isin(known).to_numpy(bool),
         where,
         column,
-        lambda row: (
-            f"{_shown(table[column].iloc[row])} is not one of {', '.join(known)}{dash_note(str(table[column].iloc[row]))}"
-        ),
+        lambda row: f"{_shown(table[column].iloc[row])} is not one of {', '.join(known)}",
         cure,
     )
 
@@ -192,7 +190,7 @@ def _check_labels(table: pd.DataFrame, labels: LabelSet, where: str) -> None:
 
 
 def _shown(value: Any) -> str:
-    return "the empty cell" if pd.isna(value) or value == "" else repr(value)
+    return "the empty cell" if pd.isna(value) or value == "" else f"{value!r}{dash_note(str(value))}"
 
 
 def _check_complete(values: npt.NDArray[np.float64], columns: Sequence[str], where: str) -> None:

@@ -230,10 +230,7 @@ def explain_templates(
     templates = {}
     spellings = published_spellings(published, labels)
     for key in labels.keys:
-        paths = [
-            directory / published.answers.format(index=index, label=spellings[key])
-            for index in range(len(items))
-        ]
+        paths = [directory / published.answers.format(index=index, label=spellings[key]) for index in range(len(items))]
         template = _as_template(_prompt(published, paths[0]), dict(zip(texts, items[0], strict=True)), paths[0])
         for path, item in zip(paths, items, strict=True):
             expected = template.format(**dict(zip(texts, item, strict=True)))
