@@ -37,6 +37,7 @@ from mjd.classifier import (
 from mjd.config import BaseClassifier, FineTuning
 from mjd.distributions import Floats, Ints, aligned, from_counts
 from mjd.errors import DataError, ModelError
+from mjd.evaluate import warn_of_near_ties
 from mjd.finished_runs import FinishedRuns
 from mjd.io import Provenance
 from mjd.labels import LabelSet
@@ -271,6 +272,8 @@ def finetune_systems(job: FineTuningJob, runs: Sequence[FineTuningRun], processe
     for run in runs:
         aligned(train["uid"], run.target, job.labels, f"System {run.slug}")
     truncated = _truncated(job)
+    dev = _split_items(job.items, "dev")
+    warn_of_near_ties(_hjd(dev, job.labels), dev["uid"], "dev")
     history: list[pd.DataFrame] = []
     outputs: dict[str, str | Path] = {}
     with Progress("fine-tuning", len(runs), "runs") as progress:
@@ -352,7 +355,7 @@ class _Tuner:
     def __init__(self, job: FineTuningJob) -> None:
         self.job = job
         self.train, dev = _split_items(job.items, "train"), _split_items(job.items, "dev")
-        hjd = aligned(dev["uid"], from_counts(dev, "hjd", job.labels), job.labels, "HJD of the dev items")
+        hjd = _hjd(dev, job.labels)
         self.model, self.tokenizer = load_encoder(
             job.base_dir, job.labels, pretrained_head=True, seed=0, device=job.device
         )
@@ -451,6 +454,10 @@ def _copy_weights(model: PreTrainedModel) -> StateDict:
 
 def _split(order: Ints, size: int) -> list[Ints]:
     return [order[start : start + size] for start in range(0, len(order), size)]
+
+
+def _hjd(dev: pd.DataFrame, labels: LabelSet) -> Floats:
+    return aligned(dev["uid"], from_counts(dev, "hjd", labels), labels, "HJD of the dev items")
 
 
 def _split_items(items: pd.DataFrame, split: str) -> pd.DataFrame:

@@ -104,8 +104,8 @@ def f1(gold: npt.ArrayLike, predicted: npt.ArrayLike, n_labels: int, average: Li
     - *gold sets*: any label of the set is right. A prediction outside it counts as missing each of them in equal parts.
     - *predicted sets*: each label of the set is predicted in equal parts, the expected value of drawing one of them.
 
-    A label that is neither gold nor predicted has no F1. It scores 0, so that macro-F1 is a mean over K labels; but it is
-    left out where gold sets hold it beside the labels that were predicted, or where no prediction is wrong. So a
+    A label that is neither gold nor predicted has no F1. It scores 0, so that macro-F1 is a mean over K labels; but it
+    is left out where gold sets hold it beside the labels that were predicted, or where no prediction is wrong. So a
     classifier that is always right about gold sets has exactly 1, and no number depends on the order of the labels.
 
     Args:
@@ -132,7 +132,7 @@ def f1(gold: npt.ArrayLike, predicted: npt.ArrayLike, n_labels: int, average: Li
     if np.ndim(gold) == 2:
         sets = np.asarray(gold, dtype=bool)
         tied = sets[sets.sum(axis=1) > 1].any(axis=0)
-        all_right = counts.sum() == np.trace(counts)
+        all_right = not counts[labels[:, None] != labels].any()
         counted |= ~(tied | all_right)
     else:
         counted[:] = True
