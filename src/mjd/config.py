@@ -365,10 +365,10 @@ class Config(Settings):
         """The CSV tables join names of encoders, rounds and metrics by underscores, in lower case."""
         seen: dict[str, str] = {f"n_{name}".casefold(): f"number of {name} items" for name in self.data.ood.rounds}
         for encoder in self.encoders:
-            parts = {f"{encoder}_{name}{end}": name for name in self.data.ood.rounds for end in ("", "_sd")}
-            parts |= {f"{encoder}_n_truncated_{name}": name for name in self.data.ood.rounds}
-            parts |= {f"{encoder}_kl": "kl", f"{encoder}_reference_kl": "reference_kl"}
-            for column, name in parts.items():
+            parts = [(f"{encoder}_{name}{end}", name) for name in self.data.ood.rounds for end in ("", "_sd")]
+            parts += [(f"{encoder}_n_truncated_{name}", name) for name in self.data.ood.rounds]
+            parts += [(f"{encoder}_kl", "kl"), (f"{encoder}_reference_kl", "reference_kl")]
+            for column, name in parts:
                 what = f"encoder {encoder}, {name}"
                 if seen.setdefault(column.casefold(), what) != what:
                     raise ValueError(

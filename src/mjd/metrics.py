@@ -141,8 +141,8 @@ def f1(gold: npt.ArrayLike, predicted: npt.ArrayLike, n_labels: int, average: Li
 
 def accuracy(gold: npt.ArrayLike, predicted: npt.ArrayLike, n_labels: int) -> float:
     """Share of items whose predicted label is right; arguments, and what ties count, as in `f1`."""
-    counts = confusion(gold, predicted, n_labels)
-    return float(np.trace(counts) / counts.sum())
+    right, chosen = _as_sets(gold, n_labels), _as_sets(predicted, n_labels)
+    return float(((right & chosen).sum(axis=1) / chosen.sum(axis=1)).mean())
 
 
 def confusion(gold: npt.ArrayLike, predicted: npt.ArrayLike, n_labels: int) -> Floats:

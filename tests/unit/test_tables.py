@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 
 from mjd import tables
+from mjd.evaluate import FINETUNING_METRICS
 from mjd.io import to_table
 
 SYSTEMS = [("base", "Base", None), ("a", "System A", "human"), ("human", "Human", None)]
@@ -73,3 +74,25 @@ def test_what_differs_is_marked(long: pd.DataFrame) -> None:
 
 def test_one_seed_has_no_sd(long: pd.DataFrame) -> None:
     assert tables.ood_for_people(long).set_index("system")["bert_r1_sd"].isna()["Base"]
+
+
+def scored_on_dev(n_truncated: int) -> pd.DataFrame:
+    rows = [(system, "dev", seed) for system in ("a", "human", "base") for seed in (1, 2)]
+    frame = pd.DataFrame(rows, columns=["system", "split", "seed"]).assign(**dict.fromkeys(FINETUNING_METRICS, 0.5))
+    return frame.assign(n=30, share_ties=0.1, n_truncated=n_truncated)
+
+
+def test_finetuning_tables_hold_the_share_of_ties_and_the_truncated_texts() -> None:
+    long = tables.finetuning([scored_on_dev(3), scored_on_dev(0)], SYSTEMS, ENCODERS, 0.95, "made up")
+    found = to_table(long, tables.finetuning_schema())
+    assert found["share_ties"].to_pylist() == [0.1] * 6
+    assert found["n_truncated"].to_pylist() == [3, 0] * 3
+    wide = tables.finetuning_for_people(long)
+    columns = ["n_dev", "share_ties_dev", "bert_n_truncated_dev", "roberta_n_truncated_dev"]
+    assert wide[columns].to_numpy().tolist() == [[30, 0.1, 3, 0]] * 3
+    assert "bert_reference_weighted_f1_dev" in wide
+
+
+def test_ood_tables_hold_the_truncated_texts(long: pd.DataFrame) -> None:
+    assert to_table(long, tables.ood_schema())["n_truncated"].to_pylist() == [3] * 12
+    assert tables.ood_for_people(long)["bert_n_truncated_r1"].tolist() == [3, 3, 3]
