@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,6 +14,7 @@ import pyarrow as pa
 from mjd import stats
 from mjd.comparison import SIGNIFICANCE
 from mjd.evaluate import FINETUNING_COUNTS, FINETUNING_METRICS, OOD_COUNTS, OOD_METRICS, summarise_seeds
+from mjd.io import read_parquet, read_provenance
 
 # (slug, title, slug of the system it is tested against or None), and (name, title), in table order.
 Systems = Sequence[Sequence[str | None]]
@@ -33,9 +37,11 @@ def finetuning_schema() -> pa.Schema:
     `{metric}_difference` is the mean over seeds of the system minus its `reference` (+ human-ex of the same scorer),
     `_p` that of a paired t-test over seeds, `_p_holm` adjusted over the systems and splits of one encoder.
     `share_ties` of the `n` items have several majority labels, any of which is right; `n_truncated` items were longer
-    than the encoder's `max_length`.
+    than the encoder's `max_length`, and so were `n_train_truncated` of the texts that the row's classifier was trained
+    on (of the labelled pairs for the base classifier; null for an untrained head).
     """
-    return _schema("split", FINETUNING_METRICS, FINETUNING_COUNTS)
+    schema = _schema("split", FINETUNING_METRICS, FINETUNING_COUNTS)
+    return schema.insert(schema.get_field_index("n_seeds"), pa.field("n_train_truncated", pa.int64()))
 
 
 def ood_schema() -> pa.Schema:
@@ -96,10 +102,41 @@ def _add_tests(
 
 
 def finetuning(
-    scored: Sequence[pd.DataFrame], systems: Systems, encoders: Titles, confidence: float, data_set: str
+    scored: Sequence[pd.DataFrame],
+    systems: Systems,
+    encoders: Titles,
+    confidence: float,
+    data_set: str,
+    train_truncated: Sequence[Mapping[str, int | None]] = (),
 ) -> pd.DataFrame:
-    """The fine-tuning table from `evaluate.finetuning_table` of every encoder (in the order of `encoders`)."""
-    return _long(scored, systems, encoders, "split", FINETUNING_METRICS, FINETUNING_COUNTS, confidence, data_set)
+    """The fine-tuning table from `evaluate.finetuning_table` of every encoder (in the order of `encoders`).
+
+    `train_truncated` has for every encoder the truncated training texts by system (`truncated_in_training`).
+    """
+    table = _long(scored, systems, encoders, "split", FINETUNING_METRICS, FINETUNING_COUNTS, confidence, data_set)
+    known = {name: found for (name, _), found in zip(encoders, train_truncated, strict=False)}
+    counts = [known.get(row["encoder"], {}).get(row["slug"]) for row in table.to_dict("records")]
+    return table.assign(n_train_truncated=pd.array(counts, dtype="Int64"))
+
+
+def truncated_in_training(base: str | Path, history: str | Path, base_slug: str) -> dict[str, int | None]:
+    """By system the number of its training texts that were truncated; None where an older version did not count them.
+
+    Args:
+        base: the base classifier's model directory, whose `mjd.json` counts its labelled pairs.
+        history: the training history (schema `training_history`), whose provenance counts the training items.
+        base_slug: slug of the base classifier.
+    """
+    about = Path(base) / "mjd.json"
+    pairs = json.loads(about.read_text(encoding="utf-8")) if about.is_file() else {}
+    items = read_provenance(history)
+
+    def count(of: Mapping[str, Any], part: str) -> int | None:
+        found: int | None = of.get("truncated", {}).get(part, {}).get("n_truncated")
+        return found
+
+    tuned = dict.fromkeys(map(str, read_parquet(history)["system"].unique()), count(items, "train"))
+    return {base_slug: count(pairs, "pairs"), **tuned}
 
 
 def ood(
@@ -144,6 +181,9 @@ def _wide(table: pd.DataFrame, part: str, metrics: Sequence[str], named: bool) -
             wide[f"share_ties_{name}".lower()] = float(cell["share_ties"].iloc[0])
         for encoder, of_encoder in cell.groupby("encoder", sort=False):
             wide[f"{encoder}_n_truncated_{name}".lower()] = of_encoder["n_truncated"].iloc[0]
+    if "n_train_truncated" in table:
+        for encoder, of_encoder in table.groupby("encoder", sort=False):
+            wide[f"{encoder}_n_train_truncated".lower()] = of_encoder.groupby("slug")["n_train_truncated"].first()
     wide["n_seeds"] = table.groupby("slug")["n_seeds"].max()
     wide["differs_from_human_ex"] = _marks(table, part, metrics)
     wide.insert(0, "system", titles)
