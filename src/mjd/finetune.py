@@ -431,8 +431,10 @@ def _finetune(
         scores = {"dev_macro_f1": macro_f1, "dev_loss": dev_loss, "dev_share_ties": share_of_ties(dev.gold)}
         rows.append({"step": step, "train_loss": float(np.mean(losses))} | scores)
         losses.clear()
-        if (macro_f1, -dev_loss) > best_score:
-            best_score, best_step, best_weights = (macro_f1, -dev_loss), step, _copy_weights(model)
+        # Rounded: equal F1 of other errors may differ in the last digit, by the order in which labels are summed.
+        score = (round(macro_f1, 12), -dev_loss)
+        if score > best_score:
+            best_score, best_step, best_weights = score, step, _copy_weights(model)
     model.load_state_dict(best_weights)
     return pd.DataFrame(rows).assign(is_best=lambda frame: frame["step"] == best_step)
 
