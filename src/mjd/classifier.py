@@ -122,8 +122,13 @@ def load_encoder(
 
 
 def load_tokenizer(directory: str | Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model directory; nothing is downloaded."""
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+    """The tokenizer of a model directory; nothing is downloaded. Raises `ModelError` where there is none."""
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"{directory} has no usable tokenizer ({error}).", "Give a model directory with its tokenizer's files."
+        ) from error
     return tokenizer
 
 

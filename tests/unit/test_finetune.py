@@ -540,3 +540,13 @@ def test_base_classifier_truncated_pairs_are_counted_named_and_kept(
     )
     kept = json.loads((tmp_path / "base/mjd.json").read_text())
     assert kept == {"seed": 1, "truncated": {"pairs": {"n": 24, "n_truncated": 2, "first_uids": uids}}}
+
+
+@pytest.mark.parametrize("n_runs", [1, 2])
+def test_fine_tuning_without_a_base_is_a_model_error(
+    nli_labels: LabelSet, toy_items: pd.DataFrame, tmp_path: Path, n_runs: int
+) -> None:
+    job = FineTuningJob(tmp_path / "none", toy_items, nli_labels, FIELDS, 64, CPU, FineTuning(), tmp_path / "waiting")
+    runs = [FineTuningRun("hjd", from_counts(toy_items, "hjd", nli_labels), 1, tmp_path / "never")] * n_runs
+    with pytest.raises(ModelError, match="none"):
+        finetune_systems(job, runs, processes=n_runs)
