@@ -6,6 +6,8 @@ The K outputs of every classifier follow the label order; a checkpoint that says
 from __future__ import annotations
 
 import contextlib
+import json
+import logging
 import os
 import shutil
 import tempfile
@@ -14,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import torch
 from safetensors import SafetensorError
@@ -30,7 +33,10 @@ from mjd import onednn
 from mjd.devices import keep_freed_memory
 from mjd.distributions import Floats, Ints
 from mjd.errors import DataError, ModelError
-from mjd.labels import LabelSet
+from mjd.io import Provenance, write_text
+from mjd.labels import LabelSet, same_name
+
+log = logging.getLogger(__name__)
 
 # Padded tokens in one prediction batch; bounds the memory, and larger batches are no faster on a CPU.
 TOKENS_PER_BATCH = 4096
@@ -46,6 +52,7 @@ class EncodedTexts:
         lengths: tokens per item [n_items].
         pad_id: token id of padding.
         pad_type_id: token type of padding.
+        full_lengths: tokens per item before truncation [n_items]; None: nothing was truncated.
     """
 
     input_ids: list[Ints]
@@ -53,9 +60,16 @@ class EncodedTexts:
     lengths: Ints
     pad_id: int
     pad_type_id: int
+    full_lengths: Ints | None = None
 
     def __len__(self) -> int:
         return len(self.input_ids)
+
+    @property
+    def truncated(self) -> npt.NDArray[np.bool_]:
+        """Items that lost tokens, bool [n_items]."""
+        full = self.lengths if self.full_lengths is None else self.full_lengths
+        return np.asarray(full > self.lengths)
 
 
 def load_encoder(
@@ -92,7 +106,7 @@ def load_encoder(
                 ignore_mismatched_sizes=not pretrained_head,
                 output_loading_info=True,
             )
-            tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+            tokenizer = load_tokenizer(directory)
         except (OSError, RuntimeError, SafetensorError, ValueError) as error:
             raise ModelError(
                 f"{directory} cannot be loaded as a sequence classifier ({error}).",
@@ -107,6 +121,17 @@ def load_encoder(
     return model, tokenizer
 
 
+def load_tokenizer(directory: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model directory; nothing is downloaded. Raises `ModelError` where there is none."""
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"{directory} has no usable tokenizer ({error}).", "Give a model directory with its tokenizer's files."
+        ) from error
+    return tokenizer
+
+
 def check_label_order(id2label: Mapping[int, str], labels: LabelSet, where: str) -> None:
     """Check that a checkpoint's outputs follow the label order; case does not matter.
 
@@ -119,7 +144,7 @@ def check_label_order(id2label: Mapping[int, str], labels: LabelSet, where: str)
         ModelError: names or order differ.
     """
     found = [str(id2label[index]) for index in sorted(id2label)]
-    if [name.casefold() for name in found] == [name.casefold() for name in labels.names]:
+    if len(found) == len(labels) and all(map(same_name, found, labels.names)):
         return
     expected = ", ".join(labels.names)
     if sorted(name.casefold() for name in found) == sorted(name.casefold() for name in labels.names):
@@ -164,17 +189,55 @@ def encode(
     if frame.empty:
         return EncodedTexts([], None, np.zeros(0, dtype=np.int64), tokenizer.pad_token_id, 0)
     columns = [frame[field].astype(str).tolist() for field in text_fields]
-    found = tokenizer(
-        *columns, padding=False, truncation="longest_first", max_length=max_length, return_attention_mask=False
-    )
-    input_ids = _int_arrays(found["input_ids"])
+    plain = {"padding": False, "return_attention_mask": False, "verbose": False}
+    found = tokenizer(*columns, truncation=False, **plain)
+    rows = {name: _int_arrays(found[name]) for name in ("input_ids", "token_type_ids") if name in found}
+    full_lengths = np.array([len(ids) for ids in rows["input_ids"]], dtype=np.int64)
+    # Whole first, so that what is lost is known; then only the long ones again.
+    long = np.flatnonzero(full_lengths > max_length)
+    if long.size:
+        chosen = [[column[index] for index in long] for column in columns]
+        cut = tokenizer(*chosen, truncation="longest_first", max_length=max_length, **plain)
+        for name, of_all in rows.items():
+            for index, ids in zip(long, _int_arrays(cut[name]), strict=True):
+                of_all[index] = ids
+    input_ids = rows["input_ids"]
     return EncodedTexts(
         input_ids=input_ids,
-        token_type_ids=_int_arrays(found["token_type_ids"]) if "token_type_ids" in found else None,
+        token_type_ids=rows.get("token_type_ids"),
         lengths=np.array([len(ids) for ids in input_ids], dtype=np.int64),
         pad_id=tokenizer.pad_token_id,
         pad_type_id=tokenizer.pad_token_type_id,
+        full_lengths=full_lengths,
     )
+
+
+def warn_of_truncation(
+    truncated: npt.NDArray[np.bool_], uids: pd.Series, what: str, max_length: int
+) -> dict[str, int | list[str]]:
+    """Log a warning where texts lost tokens at `max_length`.
+
+    Args:
+        truncated: bool [n_items]; uids: of the items, in the same order.
+        what: the items, for the message: a split, a round, the pairs.
+
+    Returns:
+        Number of items, number truncated and the first uids, for provenance.
+    """
+    named = [str(uid) for uid in uids[truncated][:5]]
+    if named:
+        log.warning(
+            "%s: %d of %d texts (%.1f %%) are longer than max_length %d and lose their end: %s%s. Raise the encoder's "
+            "max_length.",
+            what,
+            truncated.sum(),
+            len(truncated),
+            100 * truncated.mean(),
+            max_length,
+            ", ".join(named),
+            ", ..." * (int(truncated.sum()) > len(named)),
+        )
+    return {"n": len(truncated), "n_truncated": int(truncated.sum()), "first_uids": named}
 
 
 def collate(encoded: EncodedTexts, indices: Sequence[int] | Ints, device: torch.device) -> dict[str, torch.Tensor]:
@@ -237,8 +300,16 @@ def predict(model: PreTrainedModel, encoded: EncodedTexts, tokens_per_batch: int
     return probabilities
 
 
-def save_classifier(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: str | Path) -> None:
-    """Write a Hugging Face model directory (weights as safetensors, config, tokenizer) at once; replaces an old one."""
+def save_classifier(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    directory: str | Path,
+    about: Provenance | None = None,
+) -> None:
+    """Write a Hugging Face model directory (weights as safetensors, config, tokenizer) at once; replaces an old one.
+
+    `about`, the provenance, goes into its `mjd.json`.
+    """
     target = Path(directory)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
@@ -246,6 +317,8 @@ def save_classifier(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
         with _quiet_transformers():
             model.save_pretrained(temporary)
             tokenizer.save_pretrained(temporary)
+        if about is not None:
+            write_text(json.dumps(dict(about), indent=2, sort_keys=True, default=str) + "\n", temporary / "mjd.json")
         # Temporary directories and safetensors files are private to their owner: open them as any other output.
         temporary.chmod(0o755)
         for file in temporary.iterdir():

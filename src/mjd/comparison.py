@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 from scipy.stats import gmean
@@ -195,20 +197,46 @@ def _test_against_references(table: pd.DataFrame, found: Bootstrapped, settings:
 def for_people(table: pd.DataFrame) -> pd.DataFrame:
     """The table with plain numbers and intervals; `differs_from_human_ex` names what differs, Holm-adjusted p < 0.05.
 
-    For instance `kl higher; dcor lower`: KL to the human distributions is larger than with human explanations.
+    For instance `kl higher; dcor lower`: KL to the human distributions is larger than with human explanations. Two
+    distance correlations that are both no higher than independence gives (`is_independent`) are not called different.
     """
     kept = [column for column in table.columns if not _is_test_column(column)]
+    rows = {str(row["slug"]): row for row in table.to_dict("records")}
     marks = [
         "; ".join(
             f"{name} {'higher' if row[f'{name}_difference'] > 0 else 'lower'}"
             for name in TESTED
             if row[f"{name}_p_holm"] < SIGNIFICANCE
+            and not (name == "dcor" and _independent(row) and _independent(rows[str(row["reference"])]))
         )
-        for row in table.to_dict("records")
+        for row in rows.values()
     ]
     wide = table[kept].drop(columns=["slug", "reference"])
     wide.insert(list(wide.columns).index("n"), "differs_from_human_ex", marks)
     return wide
+
+
+def _independent(row: Mapping[Hashable, Any]) -> bool:
+    return bool(is_independent(row["dcor"], row["dcor_null_95"]))
+
+
+def null_quantile(human: Floats, models: Floats, seed: int) -> Floats:
+    """95 % quantile of each model's distance correlation with the HJDs when items are shuffled: [n_systems].
+
+    Args:
+        human: [n_items, K]; models: [n_systems, n_items, K]; seed: of the shuffles.
+    """
+    return np.asarray(
+        np.quantile(stats.permuted_distance_correlations(human, models, PERMUTATIONS, seed), 0.95, axis=0)
+    )
+
+
+def is_independent(dcor: npt.ArrayLike, null_95: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+    """Whether distance correlations are no higher than the 95 % quantile of independent data.
+
+    The difference of two of those is one of noise, whatever its interval: the bootstrap does not know this floor.
+    """
+    return np.asarray(np.asarray(dcor) <= np.asarray(null_95))
 
 
 def _is_test_column(column: str) -> bool:

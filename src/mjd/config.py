@@ -360,6 +360,23 @@ class Config(Settings):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _table_columns_differ(self) -> Self:
+        """The CSV tables join names of encoders, rounds and metrics by underscores, in lower case."""
+        seen: dict[str, str] = {f"n_{name}".casefold(): f"number of {name} items" for name in self.data.ood.rounds}
+        for encoder in self.encoders:
+            parts = [(f"{encoder}_{name}{end}", name) for name in self.data.ood.rounds for end in ("", "_sd")]
+            parts += [(f"{encoder}_n_truncated_{name}", name) for name in self.data.ood.rounds]
+            parts += [(f"{encoder}_kl", "kl"), (f"{encoder}_reference_kl", "reference_kl")]
+            for column, name in parts:
+                what = f"encoder {encoder}, {name}"
+                if seen.setdefault(column.casefold(), what) != what:
+                    raise ValueError(
+                        f"the column {column!r} of tables would belong to {seen[column.casefold()]} and to {what}: "
+                        "rename the encoder or the round"
+                    )
+        return self
+
     @field_validator("prompts", mode="wrap")
     @classmethod
     def _templates_or_a_name(cls, value: Any, validate: ValidatorFunctionWrapHandler) -> Any:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, Self
+import re
+from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from mjd.config_prompts import EXPLAIN_FIELDS, SCORE_FIELDS
-from mjd.labels import LabelSet, label_set
+from mjd.labels import LabelSet, check_labels, dash_note, label_set
 from mjd.settings import Settings, check_distinct, check_fits_paths
 
 # Columns of items, pairs and OOD rounds beside text fields.
 OWN_COLUMNS = frozenset({"uid", "round", "label", "split"})
+
+# Splits that predictions hold beside rounds, and what tables count beside them (`n_seeds`).
+OWN_ROUNDS = frozenset({"dev", "test", "seeds"})
 
 # Distributions beside those of label counts.
 OWN_DISTRIBUTIONS = frozenset({"hjd", "uniform"})
@@ -22,12 +26,33 @@ OWN_DISTRIBUTIONS = frozenset({"hjd", "uniform"})
 MOST_LABELS = 6
 
 
+# Label keys: column suffixes, and joined by commas in `option_order`.
+LABEL_KEY = r"^-?[A-Za-z0-9][A-Za-z0-9_-]*$"
+
+
 class LabelEntry(Settings):
     """One label."""
 
-    key: str = Field(pattern=r"^[A-Za-z0-9]+$", description="Short key: column suffix and value in files.")
-    name: str = Field(description="Name shown to people, LLMs and in checkpoints' id2label.")
+    key: str = Field(
+        pattern=LABEL_KEY,
+        description="Short key: column suffix and value in files. Letters, digits, `-` and `_`; numbers in quotes: "
+        '`"-3"`. No key may be the name of another label.',
+    )
+    name: str = Field(
+        description="Name shown to people, LLMs and in checkpoints' id2label. Files may hold it instead of the key, in "
+        "any case."
+    )
     meaning: str = Field("", description="What the label says about the text, for prompts ({label_meaning}).")
+
+    @field_validator("key", mode="before")
+    @classmethod
+    def _fits_columns(cls, key: Any) -> Any:
+        if isinstance(key, str) and not re.fullmatch(LABEL_KEY, key):
+            raise ValueError(
+                f"label key {key!r} must be ASCII letters, digits, - and _, it becomes a column name{dash_note(key)}: "
+                "choose a shorter key, and give the label's words as its name"
+            )
+        return key
 
 
 class LabelCounts(Settings):
@@ -72,10 +97,7 @@ class Task(Settings):
     @field_validator("labels")
     @classmethod
     def _distinct(cls, labels: list[LabelEntry]) -> list[LabelEntry]:
-        for what in ("key", "name"):
-            values = [getattr(label, what) for label in labels]
-            if len(set(values)) != len(values):
-                raise ValueError(f"label {what}s must differ: {', '.join(values)}")
+        check_labels(label_set(label.model_dump() for label in labels))
         return labels
 
     @field_validator("text_fields")
@@ -91,6 +113,11 @@ class Task(Settings):
         if taken := sorted(OWN_DISTRIBUTIONS & counts.keys()):
             raise ValueError(f"name {taken[0]!r} is taken by a distribution that is always there: choose another")
         return counts
+
+    @model_validator(mode="after")
+    def _columns_differ(self) -> Self:
+        check_labels(self.label_set, list(self.label_counts))
+        return self
 
     @model_validator(mode="after")
     def _fields_are_free(self) -> Self:
@@ -136,7 +163,14 @@ class OodData(Settings):
     @field_validator("rounds")
     @classmethod
     def _distinct(cls, rounds: list[str]) -> list[str]:
+        """Rounds become columns of tables, in lower case; dev and test stand beside them in predictions."""
         check_distinct(rounds)
+        seen: dict[str, str] = {}
+        for name in rounds:
+            if name.casefold() in OWN_ROUNDS:
+                raise ValueError(f"names {name!r}, which mjd uses itself: rename the round")
+            if (earlier := seen.setdefault(name.casefold(), name)) != name:
+                raise ValueError(f"names {earlier!r} and {name!r}, which differ in case alone: rename one")
         return rounds
 
 

@@ -7,13 +7,16 @@ from collections.abc import Sequence
 
 from pydantic import Field
 
-from mjd.labels import Label, LabelSet
+from mjd.labels import Label, LabelSet, same_name
 from mjd.settings import Settings
 
 EXPLAIN_FIELDS = frozenset({"label", "label_meaning"})
 SCORE_FIELDS = frozenset({"explanations", "options", "letters"})
 EXPLANATION_FIELDS = frozenset({"number", "text", "label", "label_meaning"})
 OPTION_FIELDS = frozenset({"letter", "label", "label_meaning"})
+
+
+_CURE = "correct prompts.label_names"
 
 
 class Prompts(Settings):
@@ -50,6 +53,7 @@ def check_templates(prompts: Prompts, text_fields: Sequence[str], labels: LabelS
     keys = frozenset(labels.keys)
     if unknown := sorted(prompts.label_names.keys() - keys):
         raise ValueError(f"prompts.label_names has {unknown[0]!r}, which is no label key ({', '.join(labels.keys)})")
+    _check_label_names(prompts, labels)
     explain = {"explain": prompts.explain} if isinstance(prompts.explain, str) else prompts.explain
     if explain is prompts.explain:
         if explain.keys() != keys:
@@ -70,6 +74,19 @@ def check_templates(prompts: Prompts, text_fields: Sequence[str], labels: LabelS
         for field in sorted(required - fields):
             if field != "options" or not single <= fields:
                 raise ValueError(f"prompts.{name} lacks the field {{{field}}}")
+
+
+def _check_label_names(prompts: Prompts, labels: LabelSet) -> None:
+    """Options that read alike, or like another label, give scores to the wrong label."""
+    for label in labels:
+        written = prompts.label_name(label)
+        for other in labels:
+            if other is not label and same_name(written, prompts.label_name(other)):
+                raise ValueError(f"prompts write labels {label.key!r} and {other.key!r} both as {written!r}: {_CURE}")
+            if other is not label and same_name(written, other.name):
+                raise ValueError(
+                    f"prompts.label_names writes label {label.key!r} as {written!r}, the name of {other.key!r}: {_CURE}"
+                )
 
 
 def _template_fields(template: str, key: str) -> frozenset[str]:

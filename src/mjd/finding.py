@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 
 from mjd import stats
-from mjd.comparison import Bootstrapped, bootstrap, stacked
+from mjd.comparison import Bootstrapped, bootstrap, is_independent, null_quantile, stacked
 from mjd.config import Statistics, System
 from mjd.distributions import Floats
 from mjd.labels import LabelSet
@@ -19,6 +19,8 @@ from mjd.labels import LabelSet
 BETTER = {"kl": -1, "dcor": 1}
 # Alike: the difference is within this share of what human explanations gain over none, either way.
 MARGIN = 0.5
+# Why a claim about distance correlations is undecided.
+NOISE = "both D.Corr are at most their 95 % quantile under independence"
 HOLDS, FAILS, OPEN = "holds", "does not hold", "undecided"
 MARGIN_ENDS = ("above_margin_low", "above_margin_high", "below_margin_low", "below_margin_high")
 
@@ -29,9 +31,10 @@ def schema() -> pa.Schema:
     `gain` is the first system's advantage over the second (positive is better, whatever the metric), with its paired
     bootstrap interval; `verdict` is holds, does not hold or undecided. Claims of likeness have a `margin`, half of what
     human explanations gain over none, which is itself uncertain: `above_margin_low` and `above_margin_high` are the
-    interval of gain - margin, `below_margin_low` and `below_margin_high` that of gain + margin.
+    interval of gain - margin, `below_margin_low` and `below_margin_high` that of gain + margin. `note` says why a claim
+    about distance correlations that are no higher than independence gives is undecided, whatever its interval.
     """
-    texts = [pa.field(name, pa.string()) for name in ("scorer", "generator", "claim", "metric", "verdict")]
+    texts = [pa.field(name, pa.string()) for name in ("scorer", "generator", "claim", "metric", "verdict", "note")]
     numbers = [pa.field(name, pa.float64()) for name in ("gain", "gain_low", "gain_high", "margin", *MARGIN_ENDS)]
     return pa.schema([*texts, *numbers, pa.field("n", pa.int64()), pa.field("data_set", pa.string())])
 
@@ -115,12 +118,14 @@ def finding_table(
     human, models = stacked(items, systems, distributions, labels)
     found = bootstrap(human, models, stats.resample_counts(len(human), settings.resamples, seed))
     place = {system.slug: index for index, system in enumerate(systems)}
-    rows = [row for case in checked for row in _case_rows(case, found, place, settings.confidence)]
+    noise = is_independent(found.estimate["dcor"], null_quantile(human, models, seed))
+    independent = {system.slug for system, is_noise in zip(systems, noise, strict=True) if is_noise}
+    rows = [row for case in checked for row in _case_rows(case, found, place, independent, settings.confidence)]
     return pd.DataFrame(rows, columns=schema().names).assign(n=len(human), data_set=data_set)
 
 
 def _case_rows(
-    case: Case, found: Bootstrapped, place: Mapping[str, int], confidence: float
+    case: Case, found: Bootstrapped, place: Mapping[str, int], independent: Set[str], confidence: float
 ) -> list[dict[str, float | str]]:
     who = {"scorer": str(case.human.scorer), "generator": case.generator}
     rows: list[dict[str, float | str]] = []
@@ -149,12 +154,17 @@ def _case_rows(
                 "gain_low": low,
                 "gain_high": high,
             }
+            compared = [(better, than)]
             if claim.endswith("like human ones"):
                 above, below = (_ends(samples + shift, confidence) for shift in (-margins, margins))
                 row |= {"margin": margin} | dict(zip(MARGIN_ENDS, (*above, *below), strict=True))
-                rows.append(row | {"verdict": verdict_alike(margin, above, below)})
+                row["verdict"] = verdict_alike(margin, above, below)
+                compared.append((case.human, case.none))  # whose difference is the margin
             else:
-                rows.append(row | {"verdict": verdict_better(low, high)})
+                row["verdict"] = verdict_better(low, high)
+            if metric == "dcor" and any({a.slug, b.slug} <= independent for a, b in compared):
+                row |= {"verdict": OPEN, "note": NOISE}
+            rows.append(row)
     verdicts = [row["verdict"] for row in rows]
     whole = HOLDS if set(verdicts) == {HOLDS} else FAILS if FAILS in verdicts else OPEN
     rows.append({**who, "claim": "finding", "metric": "kl and dcor", "verdict": whole})
@@ -176,5 +186,6 @@ def lines(table: pd.DataFrame) -> list[str]:
         else:
             within = f", margin {row['margin']:.4f}" if pd.notna(row["margin"]) else ""
             interval = f"{row['gain']:+.4f} [{row['gain_low']:+.4f}, {row['gain_high']:+.4f}]{within}"
-            found.append(f"{who}: {row['claim']}, {row['metric']}: {interval}: {row['verdict']}")
+            note = f" ({row['note']})" if pd.notna(row.get("note")) else ""
+            found.append(f"{who}: {row['claim']}, {row['metric']}: {interval}: {row['verdict']}{note}")
     return found

@@ -24,14 +24,25 @@ import torch
 from transformers import PreTrainedModel, get_linear_schedule_with_warmup
 
 from mjd import __version__, schemas
-from mjd.classifier import EncodedTexts, collate, encode, load_encoder, predict, save_classifier
+from mjd.classifier import (
+    EncodedTexts,
+    collate,
+    encode,
+    load_encoder,
+    load_tokenizer,
+    predict,
+    save_classifier,
+    warn_of_truncation,
+)
 from mjd.config import BaseClassifier, FineTuning
 from mjd.distributions import Floats, Ints, aligned, from_counts
 from mjd.errors import DataError, ModelError
+from mjd.evaluate import warn_of_near_ties
 from mjd.finished_runs import FinishedRuns
+from mjd.io import Provenance
 from mjd.labels import LabelSet
 from mjd.logs import Progress
-from mjd.metrics import cross_entropy, f1, majority
+from mjd.metrics import HUMAN_TIE, PREDICTED_TIE, Bools, cross_entropy, f1, share_of_ties, top_labels
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +52,9 @@ LOG_EVERY_STEPS = 100
 
 # A length bucket is this many batches, as in the length-grouped sampler of Hugging Face transformers.
 BATCHES_PER_BUCKET = 50
+
+# How the best step is chosen, part of the key of finished runs: another choice keeps other weights.
+_SELECTION = "dev macro-F1, any tied label is right"
 
 StateDict = dict[str, torch.Tensor]
 
@@ -148,6 +162,7 @@ def train_base(
     device: torch.device,
     settings: BaseClassifier,
     seed: int,
+    about: Provenance | None = None,
 ) -> Floats:
     """Train the base classifier (the paper's MNLI-FT-LM) on labelled pairs and save it as a model directory.
 
@@ -161,6 +176,7 @@ def train_base(
         device: where to train.
         settings: epochs, learning rate, batch size, warm-up.
         seed: seed of head, batches and dropout.
+        about: provenance, kept in the directory's `mjd.json` together with the number of truncated pairs.
 
     Returns:
         The loss of every step, nats [n_steps].
@@ -174,6 +190,9 @@ def train_base(
     targets = np.eye(len(labels))[[labels.index(key) for key in pairs["label"]]]
     model, tokenizer = load_encoder(encoder_dir, labels, pretrained_head=False, seed=seed, device=device)
     encoded = encode(tokenizer, pairs, text_fields, max_length)
+    truncated = warn_of_truncation(
+        encoded.truncated, pairs.get("uid", pairs.index.to_series()), "labelled pairs", max_length
+    )
     batches = bucketed_batches(encoded.lengths, settings.batch_size, settings.epochs, seed)
     losses: list[float] = []
     with _seeded(seed, device), Progress("base classifier", len(batches), "steps") as progress:
@@ -189,7 +208,7 @@ def train_base(
             progress.done()
             if len(losses) % LOG_EVERY_STEPS == 0 or len(losses) == len(batches):
                 log.info("base classifier: step %d, loss %.4f", len(losses), np.mean(losses[-LOG_EVERY_STEPS:]))
-    save_classifier(model, tokenizer, output_dir)
+    save_classifier(model, tokenizer, output_dir, {**(about or {}), "truncated": {"pairs": truncated}})
     return np.asarray(losses, dtype=np.float64)
 
 
@@ -230,7 +249,8 @@ def finetune_systems(job: FineTuningJob, runs: Sequence[FineTuningRun], processe
 
     Every run starts from the same base weights; runs of one seed see the same batches in the same order. The dev set
     is scored every `settings.evaluate_every` steps and after the last; the step with the best macro-F1 against the
-    majority label of the dev HJD is kept (ties: lower dev loss, then earlier) and saved. Test items are not used.
+    majority label of the dev HJD, any of them where several tie, is kept (equal F1: lower dev loss, then earlier) and
+    saved. Test items are not used.
 
     Many small runs keep several processes with one thread each busier than one process with several threads, and their
     numbers do not depend on how many there are. Model directories are written when all runs have ended; a run that
@@ -241,7 +261,8 @@ def finetune_systems(job: FineTuningJob, runs: Sequence[FineTuningRun], processe
 
     Returns:
         Schema `training_history`, runs in the order given: `train_loss` is the mean over the steps since the last
-        evaluation, `dev_loss` the mean soft cross-entropy on dev, both in nats.
+        evaluation, `dev_loss` the mean soft cross-entropy on dev, both in nats. Its `attrs["truncated"]` says how many
+        train and dev texts lost tokens at `max_length`.
 
     Raises:
         DataError: no train or dev items, or a train item lacks a target or a dev item its HJD.
@@ -250,6 +271,9 @@ def finetune_systems(job: FineTuningJob, runs: Sequence[FineTuningRun], processe
     train = _split_items(job.items, "train")
     for run in runs:
         aligned(train["uid"], run.target, job.labels, f"System {run.slug}")
+    truncated = _truncated(job)
+    dev = _split_items(job.items, "dev")
+    warn_of_near_ties(_hjd(dev, job.labels), dev["uid"], "dev")
     history: list[pd.DataFrame] = []
     outputs: dict[str, str | Path] = {}
     with Progress("fine-tuning", len(runs), "runs") as progress:
@@ -264,7 +288,20 @@ def finetune_systems(job: FineTuningJob, runs: Sequence[FineTuningRun], processe
                 progress.done()
     FinishedRuns(job.waiting_dir).hand_over(outputs)
     columns = schemas.columns(schemas.training_history())
-    return pd.concat(history, ignore_index=True)[columns] if history else pd.DataFrame(columns=columns)
+    whole = pd.concat(history, ignore_index=True)[columns] if history else pd.DataFrame(columns=columns)
+    whole.attrs["truncated"] = truncated
+    return whole
+
+
+def _truncated(job: FineTuningJob) -> dict[str, dict[str, int | list[str]]]:
+    """Truncated texts of train and dev, with a warning each: here, once, and not in every worker process."""
+    tokenizer = load_tokenizer(job.base_dir)
+    found = {}
+    for split in ("train", "dev"):
+        items = _split_items(job.items, split)
+        encoded = encode(tokenizer, items, job.text_fields, job.max_length)
+        found[split] = warn_of_truncation(encoded.truncated, items["uid"], split, job.max_length)
+    return found
 
 
 @dataclass(frozen=True)
@@ -318,13 +355,15 @@ class _Tuner:
     def __init__(self, job: FineTuningJob) -> None:
         self.job = job
         self.train, dev = _split_items(job.items, "train"), _split_items(job.items, "dev")
-        hjd = aligned(dev["uid"], from_counts(dev, "hjd", job.labels), job.labels, "HJD of the dev items")
+        hjd = _hjd(dev, job.labels)
         self.model, self.tokenizer = load_encoder(
             job.base_dir, job.labels, pretrained_head=True, seed=0, device=job.device
         )
         self.base = _copy_weights(self.model)
         self.encoded = encode(self.tokenizer, self.train, job.text_fields, job.max_length)
-        self.dev = _DevSet(encode(self.tokenizer, dev, job.text_fields, job.max_length), hjd, majority(hjd))
+        self.dev = _DevSet(
+            encode(self.tokenizer, dev, job.text_fields, job.max_length), hjd, top_labels(hjd, HUMAN_TIE)
+        )
         self.finished = FinishedRuns(job.waiting_dir)
         self.shared = self._hash_of_shared()
 
@@ -348,7 +387,7 @@ class _Tuner:
         job = self.job
         found = hashlib.sha256(
             f"{__version__} {torch.__version__} {torch.get_num_threads()} {job.device.type} {job.labels} "
-            f"{job.settings.model_dump_json(exclude={'seeds'})}".encode()
+            f"{job.settings.model_dump_json(exclude={'seeds'})} {_SELECTION}".encode()
         )
         for tensor in self.base.values():
             found.update(tensor.cpu().numpy().tobytes())
@@ -361,11 +400,11 @@ class _Tuner:
 
 @dataclass(frozen=True)
 class _DevSet:
-    """Dev items: tokens, HJD [n_items, K], and the positions of their majority labels [n_items]."""
+    """Dev items: tokens, HJD [n_items, K], and their majority labels, several where they tie: bool [n_items, K]."""
 
     encoded: EncodedTexts
     hjd: Floats
-    gold: Ints
+    gold: Bools
 
 
 def _finetune(
@@ -387,14 +426,15 @@ def _finetune(
         if step % settings.evaluate_every and step != len(batches):
             continue
         p = predict(model, dev.encoded)
-        macro_f1 = f1(dev.gold, majority(p), p.shape[1], "macro")
+        macro_f1 = f1(dev.gold, top_labels(p, PREDICTED_TIE), p.shape[1], "macro")
         dev_loss = float(cross_entropy(dev.hjd, p).mean())
-        rows.append(
-            {"step": step, "train_loss": float(np.mean(losses)), "dev_macro_f1": macro_f1, "dev_loss": dev_loss}
-        )
+        scores = {"dev_macro_f1": macro_f1, "dev_loss": dev_loss, "dev_share_ties": share_of_ties(dev.gold)}
+        rows.append({"step": step, "train_loss": float(np.mean(losses))} | scores)
         losses.clear()
-        if (macro_f1, -dev_loss) > best_score:
-            best_score, best_step, best_weights = (macro_f1, -dev_loss), step, _copy_weights(model)
+        # Rounded: equal F1 of other errors may differ in the last digit, by the order in which labels are summed.
+        score = (round(macro_f1, 12), -dev_loss)
+        if score > best_score:
+            best_score, best_step, best_weights = score, step, _copy_weights(model)
     model.load_state_dict(best_weights)
     return pd.DataFrame(rows).assign(is_best=lambda frame: frame["step"] == best_step)
 
@@ -416,6 +456,10 @@ def _copy_weights(model: PreTrainedModel) -> StateDict:
 
 def _split(order: Ints, size: int) -> list[Ints]:
     return [order[start : start + size] for start in range(0, len(order), size)]
+
+
+def _hjd(dev: pd.DataFrame, labels: LabelSet) -> Floats:
+    return aligned(dev["uid"], from_counts(dev, "hjd", labels), labels, "HJD of the dev items")
 
 
 def _split_items(items: pd.DataFrame, split: str) -> pd.DataFrame:

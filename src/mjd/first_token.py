@@ -98,8 +98,10 @@ def sample_answers(
         drawn = scores.sample(min(settings.generated_prompts, len(variant.scores)), random_state=seed)
         for score in drawn.to_dict("records"):
             key = (str(score["uid"]), str(score["explanation_order"]), str(score["option_order"]))
-            best = max(labels.keys, key=lambda label: score[f"score_{label}"])
-            letter = labels.letters[key[2].split(",").index(best)]
+            shown = key[2].split(",")
+            # Of equal scores that of the option shown first: the label order has no say.
+            best = max(shown, key=lambda label: score[f"score_{label}"])
+            letter = labels.letters[shown.index(best)]
             names = ("uid", "explanation_order", "option_order")
             rows.append({"system": variant.slug} | dict(zip(names, key, strict=True)) | {"first_token_letter": letter})
             requests.append(Generate(prompts[key], settings.generated_tokens))
@@ -137,9 +139,11 @@ def first_token_table(
 
 
 def _share_first_option(scores: pd.DataFrame) -> float:
-    """Share of prompts whose highest known score is that of the option shown first."""
-    values = scores[[column for column in scores if str(column).startswith("score_") and column != "score_bound"]]
-    best = values.to_numpy(np.float64).copy()
-    best[np.isnan(best)] = -np.inf
-    keys = np.array([str(column).removeprefix("score_") for column in values])[best.argmax(axis=1)]
-    return float(np.mean(keys == scores["option_order"].str.split(",").str[0].to_numpy()))
+    """Share of prompts whose highest known score is that of the option shown first; equal scores count in parts."""
+    shown = scores["option_order"].str.split(",", expand=True).to_numpy(str)
+    labels = sorted(set(shown[0]))  # every prompt shows all of them; other columns may begin with score_ too
+    values = scores[[f"score_{label}" for label in labels]].to_numpy(np.float64)
+    best = np.where(np.isnan(values), -np.inf, values)
+    best = best == best.max(axis=1, keepdims=True)
+    first = shown[:, :1] == np.array(labels)
+    return float(np.mean((best & first).sum(axis=1) / best.sum(axis=1)))

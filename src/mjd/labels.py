@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import itertools
+import re
 import string
-from collections.abc import Iterable, Iterator, Mapping
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from mjd.errors import DataError
+
+# Columns of scores tables beside those of labels: `score_bound` is no label's score.
+RESERVED_KEYS = frozenset({"bound"})
+
+# Characters that look like the hyphen-minus of a key such as -3, and what Unicode calls them.
+_DASHES = {"\u2212": "a minus sign", "\u2013": "an en dash", "\u2010": "a hyphen", "\u2011": "a non-breaking hyphen"}
+# A whole number as software writes it from a column of floats.
+_WHOLE_NUMBER = re.compile(r"(-?[0-9]+)\.0+")
 
 
 @dataclass(frozen=True)
@@ -69,17 +79,103 @@ class LabelSet:
         return list(itertools.permutations(self.keys))
 
     def normalise(self, value: str, aliases: Mapping[str, str] | None = None) -> str:
-        """Map a label key, name (any case) or alias to its key; raises `DataError` when it is none of them."""
+        """Map a written value to the key of its label.
+
+        The first that fits: an alias, a key (exactly) of any label, a name (case and white space do not matter) of
+        any label, a key written as a decimal number (-3.0 for -3). `check_labels` makes sure that no value fits two
+        labels.
+
+        Raises:
+            DataError: it is none of them.
+        """
         text = str(value).strip()
         if aliases and text in aliases:
             return aliases[text]
+        # Keys of all labels before names of any: the name of one label may look like the key of another.
+        if text in self.keys:
+            return text
         for label in self.labels:
-            if text == label.key or text.casefold() == label.name.casefold():
+            if same_name(text, label.name):
                 return label.key
+        number = _WHOLE_NUMBER.fullmatch(text)
+        if number and number[1] in self.keys:
+            return number[1]
         raise DataError(
-            f"Label {value!r} is not one of {', '.join(self.keys)}.",
+            f"Label {value!r} is not one of {', '.join(self.keys)}{dash_note(text)}.",
             "Use the label keys or names of the configuration's task.labels.",
         )
+
+
+def dash_note(value: str) -> str:
+    """For messages: which character of `value` only looks like the hyphen-minus of a key; "" where none does."""
+    found = next((character for character in value if character in _DASHES), None)
+    return f" (it holds {_DASHES[found]}, U+{ord(found):04X}; write a hyphen-minus, -)" if found else ""
+
+
+def _folded(text: str) -> str:
+    """What two spellings of one name share: case, white space and the form of accents do not count."""
+    return " ".join(unicodedata.normalize("NFC", text).split()).casefold()
+
+
+def same_name(one: str, other: str) -> bool:
+    """Whether two spellings are of one name: case, white space and the form of accents do not count."""
+    return _folded(one) == _folded(other)
+
+
+def _meant(text: str) -> str:
+    """What two values share that people or software could take for one: dashes look alike, 3.0 is 3."""
+    plain = _folded(text).translate(dict.fromkeys(map(ord, _DASHES), "-"))
+    number = _WHOLE_NUMBER.fullmatch(plain)
+    return number[1] if number else plain
+
+
+def check_labels(labels: LabelSet, count_names: Sequence[str] = ()) -> None:
+    """Check that every written value means one label, and every column one thing.
+
+    Args:
+        labels: the labels.
+        count_names: names of label counts, which are column prefixes of items beside `hjd`.
+
+    Raises:
+        ValueError: for validators: keys or names do not differ (in more than case or white space), a key is another
+            label's name, a key is taken by a column of mjd, or two columns of items have one name.
+    """
+    _check_differ("key", labels.keys)
+    _check_differ("name", labels.names)
+    for label in labels:
+        for other in labels:
+            if label is not other and _meant(label.key) == _meant(other.name):
+                raise ValueError(
+                    f"key {label.key!r} of label {label.name!r} is also the name of the label with key {other.key!r}: "
+                    "in a file it could mean either. Rename one, or give every label its key as its name"
+                )
+        if label.key.casefold() in RESERVED_KEYS:
+            raise ValueError(
+                f"label key {label.key!r} is taken: score_{label.key} is a column of mjd. Choose another key"
+            )
+    groups = {name: labels.columns(name) for name in ("hjd", *count_names)}
+    for (name, columns), (later, others) in itertools.combinations(groups.items(), 2):
+        shared = {column.casefold() for column in columns} & {column.casefold() for column in others}
+        if shared:
+            raise ValueError(
+                f"the column {sorted(shared)[0]!r} would belong to {name!r} and to {later!r}, whose columns are "
+                f"{', '.join(columns)} and {', '.join(others)}. Rename the label counts or the keys"
+            )
+
+
+def _check_differ(what: str, values: Sequence[str]) -> None:
+    seen: dict[str, str] = {}
+    for value in values:
+        if not _folded(value):
+            raise ValueError(f"a label {what} is empty: give every label a {what}")
+        earlier = seen.setdefault(_meant(value), value)
+        if values.count(value) > 1:
+            raise ValueError(f"label {what}s must differ: {', '.join(values)}")
+        if earlier != value:
+            raise ValueError(
+                f"label {what}s must differ in more than case, white space, kind of dash or .0, but {earlier!r} and "
+                f"{value!r} do not. Rename one"
+            )
 
 
 def label_set(entries: Iterable[Mapping[str, str]]) -> LabelSet:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 
@@ -66,7 +67,7 @@ def compare_published(
     rows = []
     for table, system, column, printed in cells.itertuples(index=False):
         spec = reading.columns[table].get(column)
-        value, missing = _our_cell(spec, system, made, ours)
+        value, remark = _our_cell(spec, system, made, ours)
         known = [note.note for note in reading.notes if note.fits(table, system, column)]
         published = float(printed)
         rows.append(
@@ -78,7 +79,7 @@ def compare_published(
                 "ours": value,
                 "difference": None if value is None else value - published,
                 "status": _status(value, published, _decimals(printed)),
-                "note": "; ".join([*known, *([missing] if missing else [])]),
+                "note": "; ".join([*known, *([remark] if remark else [])]),
             }
         )
     table = pd.DataFrame(rows, columns=schema().names).assign(data_set=data_set)
@@ -88,7 +89,7 @@ def compare_published(
 def _our_cell(
     spec: PublishedColumn | None, system: str, made: Comparable, ours: Mapping[str, pd.DataFrame]
 ) -> tuple[float | None, str]:
-    """Our number of a published cell, or None and what it would take."""
+    """Our number of a published cell and what is to know about it, or None and what it would take."""
     if spec is None:
         return None, "no table of this configuration has it"
     if spec.table in made.missing_tables:
@@ -106,7 +107,10 @@ def _our_cell(
     n = int(found["n"].iloc[0])
     if n != spec.n:
         return None, f"computed on {n} items, the paper's {spec.n}"
-    return float(found[spec.metric].iloc[0]), ""
+    value = float(found[spec.metric].iloc[0])
+    if spec.metric == "dcor" and value <= found.get("dcor_null_95", pd.Series([np.nan])).iloc[0]:
+        return value, "ours is not told from independence (dcor_null_95)"
+    return value, ""
 
 
 def _decimals(printed: str) -> int:

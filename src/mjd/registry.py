@@ -116,7 +116,10 @@ class PublishedSet(Settings):
     published_as: str | None = Field(None, description="Its name in the paper's tables (resources/published).")
     source: str = Field(description="Source id of the raw answers.")
     answers: str = Field(description="Path of one answer, with {index} (item number from 0) and {label}.")
-    labels: dict[str, str] = Field(description="Label key -> its spelling in the path.")
+    labels: dict[str, str] = Field(
+        description="Label (e, n, c for entailment, neutral, contradiction, whatever keys the task gives them) -> its "
+        "spelling in the path."
+    )
     prompt_after: str | None = Field(None, description="Text that begins the prompt when files hold it too.")
     answer_after: str | None = Field(None, description="Text that ends the prompt when files hold it too.")
     answer_before: str | None = Field(None, description="Text that ends the answer (an end-of-turn token).")

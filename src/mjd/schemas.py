@@ -114,7 +114,10 @@ def ood(text_fields: Sequence[str]) -> pa.Schema:
 
 
 def predictions(labels: LabelSet) -> pa.Schema:
-    """Classifier predictions: `system` is a system slug, `split` dev, test or an OOD round; `p_*` sum to 1."""
+    """Classifier predictions: `system` is a system slug, `split` dev, test or an OOD round; `p_*` sum to 1.
+
+    `truncated` items were longer than the encoder's `max_length` and lost tokens.
+    """
     return pa.schema(
         [
             _required("system", pa.string()),
@@ -122,12 +125,16 @@ def predictions(labels: LabelSet) -> pa.Schema:
             _required("split", pa.string()),
             _required("uid", pa.string()),
             *_group(labels, "p", pa.float64()),
+            _required("truncated", pa.bool_()),
         ]
     )
 
 
 def training_history() -> pa.Schema:
-    """Fine-tuning course: dev scores at every evaluation step; `is_best` marks the checkpoint kept."""
+    """Fine-tuning course: dev scores at every evaluation step; `is_best` marks the checkpoint kept.
+
+    `dev_macro_f1` counts any of the labels that tie in an HJD as right; `dev_share_ties` of the dev items have several.
+    """
     return pa.schema(
         [
             _required("system", pa.string()),
@@ -136,6 +143,7 @@ def training_history() -> pa.Schema:
             pa.field("train_loss", pa.float64()),
             _required("dev_macro_f1", pa.float64()),
             _required("dev_loss", pa.float64()),
+            _required("dev_share_ties", pa.float64()),
             _required("is_best", pa.bool_()),
         ]
     )

@@ -43,9 +43,9 @@ def _explain(model: type[Settings], problem: Any) -> str:
     if problem["type"] == "missing":
         return f"key {key!r} is missing"
     if problem["type"] == "string_type" and isinstance(problem["input"], bool | int | float):
-        return (
-            f"key {key!r}: {problem['input']} is no text, quote it (YAML reads yes, no, on and off as true and false)"
-        )
+        value = problem["input"]
+        cure = "YAML reads yes, no, on and off as true and false" if isinstance(value, bool) else f'"{value}"'
+        return f"key {key!r}: {value} is no text, quote it ({cure})"
     message = problem["msg"].removeprefix("Value error, ")
     return f"key {key!r}: {message}" if key else message
 

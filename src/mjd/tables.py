@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,7 +13,8 @@ import pyarrow as pa
 
 from mjd import stats
 from mjd.comparison import SIGNIFICANCE
-from mjd.evaluate import FINETUNING_METRICS, OOD_METRICS, summarise_seeds
+from mjd.evaluate import FINETUNING_COUNTS, FINETUNING_METRICS, OOD_COUNTS, OOD_METRICS, summarise_seeds
+from mjd.io import read_parquet, read_provenance
 
 # (slug, title, slug of the system it is tested against or None), and (name, title), in table order.
 Systems = Sequence[Sequence[str | None]]
@@ -19,11 +23,11 @@ Titles = Sequence[Sequence[str]]
 OOD_SHOWN = "weighted_f1"
 
 
-def _schema(part: str, metrics: Sequence[str]) -> pa.Schema:
+def _schema(part: str, metrics: Sequence[str], of_items: Sequence[str]) -> pa.Schema:
     texts = [pa.field(name, pa.string()) for name in ("slug", "system", "encoder", "encoder_title", part)]
     parts = ("", "_sd", "_low", "_high", "_difference", "_p", "_p_holm")
     numbers = [pa.field(f"{metric}{name}", pa.float64()) for metric in metrics for name in parts]
-    counts = [pa.field(name, pa.int64()) for name in ("n", "n_seeds")]
+    counts = [pa.field(name, pa.float64() if name == "share_ties" else pa.int64()) for name in (*of_items, "n_seeds")]
     return pa.schema([*texts, *numbers, pa.field("reference", pa.string()), *counts, pa.field("data_set", pa.string())])
 
 
@@ -32,13 +36,17 @@ def finetuning_schema() -> pa.Schema:
 
     `{metric}_difference` is the mean over seeds of the system minus its `reference` (+ human-ex of the same scorer),
     `_p` that of a paired t-test over seeds, `_p_holm` adjusted over the systems and splits of one encoder.
+    `share_ties` of the `n` items have several majority labels, any of which is right; `n_truncated` items were longer
+    than the encoder's `max_length`, and so were `n_train_truncated` of the texts that the row's classifier was trained
+    on (of the labelled pairs for the base classifier; null for an untrained head).
     """
-    return _schema("split", FINETUNING_METRICS)
+    schema = _schema("split", FINETUNING_METRICS, FINETUNING_COUNTS)
+    return schema.insert(schema.get_field_index("n_seeds"), pa.field("n_train_truncated", pa.int64()))
 
 
 def ood_schema() -> pa.Schema:
-    """Columns of ood.parquet: system x encoder x round; otherwise as `finetuning_schema`."""
-    return _schema("round", OOD_METRICS)
+    """Columns of ood.parquet: system x encoder x round; otherwise as `finetuning_schema`; one gold label an item."""
+    return _schema("round", OOD_METRICS, OOD_COUNTS)
 
 
 def _long(
@@ -47,6 +55,7 @@ def _long(
     encoders: Titles,
     part: str,
     metrics: Sequence[str],
+    of_items: Sequence[str],
     confidence: float,
     data_set: str,
 ) -> pd.DataFrame:
@@ -54,7 +63,7 @@ def _long(
     references = {str(slug): reference for slug, _, reference in systems}
     summaries = []
     for (name, title), table in zip(encoders, scored, strict=True):
-        summary = summarise_seeds(table, ["system", part, "n"], metrics)
+        summary = summarise_seeds(table, ["system", part, *of_items], metrics)
         _add_intervals(summary, metrics, confidence)
         _add_tests(summary, table, part, metrics, references)
         summaries.append(summary.rename(columns={"system": "slug"}).assign(encoder=name, encoder_title=title))
@@ -93,17 +102,48 @@ def _add_tests(
 
 
 def finetuning(
-    scored: Sequence[pd.DataFrame], systems: Systems, encoders: Titles, confidence: float, data_set: str
+    scored: Sequence[pd.DataFrame],
+    systems: Systems,
+    encoders: Titles,
+    confidence: float,
+    data_set: str,
+    train_truncated: Sequence[Mapping[str, int | None]] = (),
 ) -> pd.DataFrame:
-    """The fine-tuning table from `evaluate.finetuning_table` of every encoder (in the order of `encoders`)."""
-    return _long(scored, systems, encoders, "split", FINETUNING_METRICS, confidence, data_set)
+    """The fine-tuning table from `evaluate.finetuning_table` of every encoder (in the order of `encoders`).
+
+    `train_truncated` has for every encoder the truncated training texts by system (`truncated_in_training`).
+    """
+    table = _long(scored, systems, encoders, "split", FINETUNING_METRICS, FINETUNING_COUNTS, confidence, data_set)
+    known = {name: found for (name, _), found in zip(encoders, train_truncated, strict=False)}
+    counts = [known.get(row["encoder"], {}).get(row["slug"]) for row in table.to_dict("records")]
+    return table.assign(n_train_truncated=pd.array(counts, dtype="Int64"))
+
+
+def truncated_in_training(base: str | Path, history: str | Path, base_slug: str) -> dict[str, int | None]:
+    """By system the number of its training texts that were truncated; None where an older version did not count them.
+
+    Args:
+        base: the base classifier's model directory, whose `mjd.json` counts its labelled pairs.
+        history: the training history (schema `training_history`), whose provenance counts the training items.
+        base_slug: slug of the base classifier.
+    """
+    about = Path(base) / "mjd.json"
+    pairs = json.loads(about.read_text(encoding="utf-8")) if about.is_file() else {}
+    items = read_provenance(history)
+
+    def count(of: Mapping[str, Any], part: str) -> int | None:
+        found: int | None = of.get("truncated", {}).get(part, {}).get("n_truncated")
+        return found
+
+    tuned = dict.fromkeys(map(str, read_parquet(history)["system"].unique()), count(items, "train"))
+    return {base_slug: count(pairs, "pairs"), **tuned}
 
 
 def ood(
     scored: Sequence[pd.DataFrame], systems: Systems, encoders: Titles, confidence: float, data_set: str
 ) -> pd.DataFrame:
     """The OOD table from `evaluate.ood_table` of every encoder (in the order of `encoders`)."""
-    return _long(scored, systems, encoders, "round", OOD_METRICS, confidence, data_set)
+    return _long(scored, systems, encoders, "round", OOD_METRICS, OOD_COUNTS, confidence, data_set)
 
 
 def _marks(table: pd.DataFrame, part: str, metrics: Sequence[str]) -> pd.Series:
@@ -113,13 +153,17 @@ def _marks(table: pd.DataFrame, part: str, metrics: Sequence[str]) -> pd.Series:
         found[row["slug"]] += [
             f"{row['encoder']} {row[part]} {metric} {'higher' if row[f'{metric}_difference'] > 0 else 'lower'}"
             for metric in metrics
-            if metric != "reference_kl" and row[f"{metric}_p_holm"] < SIGNIFICANCE  # it says what kl says
+            # reference_kl says what kl says, and the F1 of the paper's gold what F1 says but for ties.
+            if not metric.startswith("reference_") and row[f"{metric}_p_holm"] < SIGNIFICANCE
         ]
     return pd.Series({slug: "; ".join(marks) for slug, marks in found.items()})
 
 
 def _wide(table: pd.DataFrame, part: str, metrics: Sequence[str], named: bool) -> pd.DataFrame:
-    """One row a system; columns `encoder_part`, or `encoder_metric_part` when `named`, then their sd, then counts."""
+    """One row a system; columns `encoder_part`, or `encoder_metric_part` when `named`, then their sd, then counts.
+
+    Items are the same for all encoders, truncated ones differ.
+    """
     means: dict[str, pd.Series] = {}
     spreads: dict[str, pd.Series] = {}
     for encoder, rows in table.groupby("encoder", sort=False):
@@ -133,6 +177,13 @@ def _wide(table: pd.DataFrame, part: str, metrics: Sequence[str], named: bool) -
     wide = pd.DataFrame(means | spreads).reindex(titles.index)
     for name, cell in table.groupby(part, sort=False):
         wide[f"n_{name}".lower()] = int(cell["n"].iloc[0])
+        if "share_ties" in cell:
+            wide[f"share_ties_{name}".lower()] = float(cell["share_ties"].iloc[0])
+        for encoder, of_encoder in cell.groupby("encoder", sort=False):
+            wide[f"{encoder}_n_truncated_{name}".lower()] = of_encoder["n_truncated"].iloc[0]
+    if "n_train_truncated" in table:
+        for encoder, of_encoder in table.groupby("encoder", sort=False):
+            wide[f"{encoder}_n_train_truncated".lower()] = of_encoder.groupby("slug")["n_train_truncated"].first()
     wide["n_seeds"] = table.groupby("slug")["n_seeds"].max()
     wide["differs_from_human_ex"] = _marks(table, part, metrics)
     wide.insert(0, "system", titles)

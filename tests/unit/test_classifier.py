@@ -378,3 +378,37 @@ def test_threads_are_set() -> None:
 def test_no_threads_are_refused() -> None:
     with pytest.raises(ValueError, match="at least 1"):
         set_threads(0)
+
+
+# -- truncation ----------------------------------------------------------------------------------------------------
+
+
+def test_encode_long_texts_are_known_to_be_truncated(tiny_encoder: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_encoder)
+    frame = pd.DataFrame({"premise": ["rain fell", "the council met " * 30], "hypothesis": "it is so"})
+    found = encode(tokenizer, frame, FIELDS, 24)
+    assert found.truncated.tolist() == [False, True]
+    assert found.lengths[1] == 24
+
+
+def test_encode_a_text_of_exactly_max_length_is_not_truncated(tiny_bert: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_bert)
+    frame = pd.DataFrame({"premise": ["the council met"]})
+    length = int(encode(tokenizer, frame, ["premise"], 64).lengths[0])
+    assert not encode(tokenizer, frame, ["premise"], length).truncated.any()
+    assert encode(tokenizer, frame, ["premise"], length - 1).truncated.all()
+
+
+def test_encode_truncated_ids_are_those_of_the_tokenizer(tiny_encoder: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_encoder)
+    frame = pd.DataFrame({"premise": ["rain fell", "the council met " * 30], "hypothesis": ["it is so " * 9, "never"]})
+    texts = [frame[field].tolist() for field in FIELDS]
+    expected = tokenizer(*texts, truncation="longest_first", max_length=20)
+    found = encode(tokenizer, frame, FIELDS, 20)
+    assert [ids.tolist() for ids in found.input_ids] == expected["input_ids"]
+    if found.token_type_ids is not None:
+        assert [ids.tolist() for ids in found.token_type_ids] == expected["token_type_ids"]
+
+
+def test_label_order_ignores_white_space(nli_labels: LabelSet) -> None:
+    check_label_order({0: "entailment ", 1: " neutral", 2: "contradiction"}, nli_labels, "x")

@@ -317,3 +317,74 @@ def test_merge_variants_sets_letter_tokens(merge_variants: bool, letter_tokens: 
 def test_merge_variants_that_contradicts_letter_tokens_is_refused() -> None:
     with pytest.raises(ValidationError, match="contradicts letter_tokens"):
         Llm(title="m", model="m", letter_tokens="all", openai=OpenAi(merge_variants=False))
+
+
+# -- labels that a file could not tell apart --------------------------------------------------------------------------
+
+
+def task_with(*labels: tuple[object, str], **more: object) -> dict:
+    """The shipped configuration with other labels, without label counts."""
+    task = {"labels": [{"key": key, "name": name} for key, name in labels], "label_counts": {}} | more
+    config = {**values(), "task": {**values().get("task", {}), **task}}
+    config["task"]["label_counts"] = {"varierr": None, "mnli": None} | dict(more.get("label_counts", {}))  # type: ignore[call-overload]
+    config["explanations"] = values()["explanations"] | {"sources": ["none", "human", "lf"]}
+    return config
+
+
+def test_labels_keys_of_a_scale_are_accepted() -> None:
+    config = load_config(task_with(("-3", "strongly against"), ("0", "neither"), ("a_b", "odd"), ("a-b", "odder")))
+    assert config.labels.columns("hjd") == ["hjd_-3", "hjd_0", "hjd_a_b", "hjd_a-b"]
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (task_with(("0", "1"), ("1", "2"), ("2", "3")), r"'task\.labels': key '1' of label '2' is also the name of"),
+        (task_with(("a", "yes"), ("b", "YES")), "label names must differ in more than case.* Rename one"),
+        (task_with(("a", "yes"), ("A", "no")), "label keys must differ in more than case.* Rename one"),
+        (task_with(("bound", "x"), ("free", "y")), "label key 'bound' is taken"),
+        (task_with((-3, "x"), (1, "y")), r"key 'task\.labels\.0\.key': -3 is no text, quote it \(\"-3\"\)"),
+        (task_with(("\u22123", "x"), ("1", "y")), r"label key '\u22123' must be .*minus sign, U\+2212; write a hyphen"),
+        (task_with(("a,b", "x"), ("1", "y")), r"label key 'a,b' must be ASCII letters, digits, - and _"),
+        (task_with(("--3", "x"), ("1", "y")), "label key '--3' must be"),
+        (
+            task_with(("b", "x"), ("a_b", "y"), label_counts={"hjd_a": COUNTS}),
+            "column 'hjd_a_b' would belong to 'hjd' and to 'hjd_a'",
+        ),
+    ],
+)
+def test_labels_that_a_file_cannot_tell_apart_are_refused(config: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(config)
+
+
+@pytest.mark.parametrize(
+    ("label_names", "message"),
+    [
+        ({"e": "Neutral"}, "write labels 'e' and 'n' both as 'Neutral'"),
+        ({"e": "neutral", "n": "maybe"}, "writes label 'e' as 'neutral', the name of 'n'"),
+    ],
+)
+def test_label_names_of_prompts_that_mean_another_label_are_refused(label_names: dict, message: str) -> None:
+    config = values()
+    config["prompts"] = {**config.get("prompts", {}), "label_names": label_names}
+    with pytest.raises(ConfigError, match=message):
+        load_config(config)
+
+
+@pytest.mark.parametrize(
+    ("rounds", "message"),
+    [
+        (["R1", "r1"], "names 'R1' and 'r1', which differ in case alone"),
+        (["R1", "Test"], "names 'Test', which mjd uses itself"),
+        (["R1", "seeds"], "names 'seeds', which mjd uses itself"),
+        (["b_r1", "r1"], "column 'a_b_r1' of tables would belong to encoder a, b_r1 and to encoder a_b, r1"),
+        (["R1", "R1_sd"], "column 'a_R1_sd' of tables would belong to encoder a, R1 and to encoder a, R1_sd"),
+    ],
+)
+def test_rounds_that_share_a_column_of_tables_are_refused(rounds: list[str], message: str) -> None:
+    encoder = {"title": "x", "model": "all-minilm-l6-v2"}
+    config = {**values(), "encoders": {"a": encoder, "a_b": encoder}}
+    config["data"] = {**config.get("data", {}), "ood": {"loader": "anli-dev", "rounds": rounds}}
+    with pytest.raises(ConfigError, match=message):
+        load_config(config)

@@ -29,7 +29,7 @@ ITEMS = pd.DataFrame([("a", 0.5, 0.25, 0.25, "dev"), ("b", 0.0, 0.5, 0.5, "dev")
 PREDICTIONS = pd.DataFrame(
     [("hjd", 1, "dev", "a", 0.5, 0.3, 0.2), ("hjd", 1, "dev", "b", 0.25, 0.25, 0.5)],
     columns=["system", "seed", "split", "uid", *P],
-)
+).assign(truncated=[False, True])
 KL_A = 0.25 * math.log(0.25 / 0.3) + 0.25 * math.log(0.25 / 0.2)
 KL_B = 0.5 * math.log(0.5 / 0.25)
 
@@ -46,10 +46,15 @@ KL_B = 0.5 * math.log(0.5 / 0.25)
             "ce_loss",
             -(0.5 * math.log(0.5) + 0.25 * math.log(0.3) + 0.25 * math.log(0.2) + 0.5 * math.log(0.125)) / 2,
         ),
-        # Entailment 1, neutral 0 (missed), contradiction 0 (false alarm).
-        ("weighted_f1", 1 / 2),
-        ("macro_f1", 1 / 3),
+        # Neutral and contradiction tie: either is right.
+        ("weighted_f1", 1),
+        ("macro_f1", 1),
+        # Neutral alone is gold: entailment 1, neutral 0 (missed), contradiction 0 (false alarm).
+        ("reference_weighted_f1", 1 / 2),
+        ("reference_macro_f1", 1 / 3),
         ("n", 2),
+        ("share_ties", 1 / 2),
+        ("n_truncated", 1),
     ],
 )
 def test_finetuning_scores_by_hand(column: str, expected: float, nli_labels: LabelSet) -> None:
@@ -126,13 +131,15 @@ OOD = pd.DataFrame(
 def ood_predictions(keys: str) -> pd.DataFrame:
     """Predictions of one run whose majority labels on `OOD` are `keys`."""
     p = [[0.8 if key == label else 0.1 for label in "enc"] for key in keys]
-    return pd.DataFrame(p, columns=P).assign(system="hjd", seed=1, split=OOD["round"], uid=OOD["uid"])
+    return pd.DataFrame(p, columns=P).assign(
+        system="hjd", seed=1, split=OOD["round"], uid=OOD["uid"], truncated=[True, False, True, False]
+    )
 
 
 @pytest.mark.parametrize(
     ("column", "expected"),
     # R1 predicted e, e, c: F1 2/3 (precision 1/2, recall 1), 0, 1.
-    [("accuracy", 2 / 3), ("macro_f1", 5 / 9), ("weighted_f1", 5 / 9), ("n", 3)],
+    [("accuracy", 2 / 3), ("macro_f1", 5 / 9), ("weighted_f1", 5 / 9), ("n", 3), ("n_truncated", 2)],
 )
 def test_ood_scores_by_hand(column: str, expected: float, nli_labels: LabelSet) -> None:
     assert ood_table(ood_predictions("eece"), OOD, nli_labels)[column].iloc[0] == pytest.approx(expected)
@@ -284,3 +291,87 @@ def test_items_listed_twice_are_refused(predict_all: Predict, toy_items: pd.Data
 def test_round_named_like_a_split_is_refused(predict_all: Predict, toy_ood: pd.DataFrame) -> None:
     with pytest.raises(DataError, match="round is named 'test'"):
         predict_all(ood=toy_ood.replace({"round": {"R1": "test"}}))
+
+
+# -- ties ----------------------------------------------------------------------------------------------------------
+
+
+def few_annotators(n_items: int, n_votes: int) -> pd.DataFrame:
+    """Dev items whose HJDs are the votes of a few annotators."""
+    votes = np.random.default_rng(3).multinomial(n_votes, [0.45, 0.35, 0.2], size=n_items)
+    return pd.DataFrame(votes / n_votes, columns=HJD).assign(uid=[f"i{k}" for k in range(n_items)], split="dev")
+
+
+def perfect(items: pd.DataFrame) -> pd.DataFrame:
+    """Predictions that are the HJDs."""
+    p = items[["uid", *HJD]].rename(columns=dict(zip(HJD, P, strict=True)))
+    return p.assign(system="hjd", seed=1, split="dev", truncated=False)
+
+
+@pytest.mark.parametrize("keys", ["enc", "nce", "cen"])
+def test_finetuning_table_perfect_classifier_has_f1_one_in_any_label_order(keys: str, nli_labels: LabelSet) -> None:
+    items, labels = few_annotators(60, 4), LabelSet(tuple(nli_labels[key] for key in keys))
+    row = finetuning_table(perfect(items), items, labels).iloc[0]
+    assert (row["macro_f1"], row["weighted_f1"]) == (1.0, 1.0)
+    highest = items[HJD].max(axis=1)
+    assert row["share_ties"] == pytest.approx((items[HJD].eq(highest, axis=0).sum(axis=1) > 1).mean())
+    assert row["share_ties"] > 0.1
+
+
+@pytest.mark.parametrize("keys", ["enc", "cne"])
+def test_finetuning_table_any_tied_label_is_right_and_the_reference_takes_the_first(
+    keys: str, nli_labels: LabelSet
+) -> None:
+    """A classifier that answers every tie with the last of its labels in the order e, n, c."""
+    items, labels = few_annotators(60, 4), LabelSet(tuple(nli_labels[key] for key in keys))
+    last = items[HJD].to_numpy()[:, ::-1].argmax(axis=1)
+    p = np.full((60, 3), 0.1)
+    p[np.arange(60), 2 - last] = 0.8
+    row = finetuning_table(perfect(items).assign(**dict(zip(P, p.T, strict=True))), items, labels).iloc[0]
+    assert row["macro_f1"] == 1.0
+    assert (row["reference_macro_f1"] < 0.9) == (keys == "enc")
+
+
+def test_ood_table_equal_predictions_score_chance_in_any_label_order(nli_labels: LabelSet) -> None:
+    flat = ood_predictions("eece").assign(**dict.fromkeys(P, 1 / 3))
+    tables = [ood_table(flat, OOD, LabelSet(labels)) for labels in (nli_labels.labels, nli_labels.labels[::-1])]
+    assert tables[0]["accuracy"].tolist() == pytest.approx([1 / 3, 1 / 3])
+    pd.testing.assert_frame_equal(*tables)
+
+
+def test_rounded_ties_are_warned_of(nli_labels: LabelSet, caplog: pytest.LogCaptureFixture) -> None:
+    items = few_annotators(2, 2).assign(hjd_e=[0.333, 1], hjd_n=[0.333, 0], hjd_c=[0.334, 0])
+    finetuning_table(perfect(items), items, nli_labels)
+    assert "dev: the two highest shares of 1 of 2 HJDs differ by 0.001 or less" in caplog.text
+    assert "(i0)" in caplog.text
+
+
+# -- truncation ----------------------------------------------------------------------------------------------------
+
+
+def test_predict_systems_truncated_texts_are_counted_and_named(
+    predict_all: Predict,
+    toy_items: pd.DataFrame,
+    toy_ood: pd.DataFrame,
+    nli_labels: LabelSet,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    long = "the council met " * 40
+    items = toy_items.assign(premise=toy_items["premise"].where(toy_items["uid"] != "dev-14", long))
+    ood = toy_ood.assign(premise=[long, *toy_ood["premise"].iloc[1:]])
+    predictions = predict_all(items=items, ood=ood)
+    assert predictions.attrs["truncated"]["dev"] == {"n": 12, "n_truncated": 1, "first_uids": ["dev-14"]}
+    assert predictions.attrs["truncated"]["test"]["n_truncated"] == 0
+    assert "dev: 1 of 12 texts (8.3 %) are longer than max_length 64 and lose their end: dev-14." in caplog.text
+    assert f"R1: 1 of 9 texts (11.1 %) are longer than max_length 64 and lose their end: {ood['uid'][0]}" in caplog.text
+    assert caplog.text.count("lose their end") == 2
+    tuned = finetuning_table(predictions, items, nli_labels).groupby("split")["n_truncated"].unique()
+    assert tuned.map(list).to_dict() == {"dev": [1], "test": [0]}
+    rounds = ood_table(predictions, ood, nli_labels).groupby("round")["n_truncated"].unique()
+    assert rounds.map(list).to_dict() == {"R1": [1], "R2": [0]}
+
+
+def test_tables_of_older_predictions_leave_truncation_open(nli_labels: LabelSet) -> None:
+    table = finetuning_table(PREDICTIONS.drop(columns="truncated"), ITEMS, nli_labels)
+    assert table["n_truncated"].isna().all()
+    assert len(summarise_seeds(table, ["system", "split", "n", "n_truncated"], ["kl"])) == 1

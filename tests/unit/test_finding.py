@@ -5,8 +5,9 @@ import pandas as pd
 import pytest
 
 from mjd.config import Statistics, System, read_config
-from mjd.finding import cases, finding_table, lines, schema, verdict_alike, verdict_better
+from mjd.finding import NOISE, cases, finding_table, lines, schema, verdict_alike, verdict_better
 from mjd.io import to_table
+from tests.unit.test_stats import noise
 
 LABELS = read_config("config/config.yaml").labels
 SETTINGS = Statistics(resamples=500)
@@ -94,3 +95,18 @@ def test_an_uncertain_margin_widens_the_intervals_of_likeness() -> None:
 def test_nothing_to_check_is_an_empty_table() -> None:
     items = pd.DataFrame(columns=["uid", *LABELS.columns("hjd")])
     assert to_table(finding_table(items, [], {}, LABELS, SETTINGS, 1, "made up"), schema()).num_rows == 0
+
+
+def test_claims_about_dcor_at_the_level_of_independence_are_undecided() -> None:
+    items, frames = noise()
+    shown = {"none": "human", "human": "other", "lf": "human", "varierr-lg": "other"}
+    given = {system.slug: frames[shown[str(system.source)]] for system in systems()}
+    found = finding_table(items, cases(systems(), "varierr-lg"), given, LABELS, Statistics(resamples=400), 1, "made up")
+    of_dcor = found[found["metric"] == "dcor"]
+    helps = of_dcor[of_dcor["claim"] == "human explanations help"].iloc[0]
+    assert helps["gain_low"] > 0  # the interval alone would have it hold
+    assert set(of_dcor["verdict"]) == {"undecided"}
+    assert set(of_dcor["note"]) == {NOISE}
+    assert found.loc[found["metric"] == "kl", "note"].isna().all()
+    assert sum(line.endswith(f"undecided ({NOISE})") for line in lines(found)) == 4
+    assert to_table(found, schema()).num_rows == 9

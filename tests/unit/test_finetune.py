@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import math
 import os
 import shutil
@@ -484,3 +485,68 @@ def test_base_with_another_label_order_is_refused(
             [FineTuningRun("hjd", from_counts(toy_items, "hjd", other), 1, tmp_path / "never")] * n_runs,
             processes=n_runs,
         )
+
+
+# -- ties and truncation -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tie", [[0.4, 0.4, 0.2], [0.4, 0.2, 0.4]])
+def test_dev_macro_f1_counts_any_tied_label_as_right(
+    train: Train, toy_items: pd.DataFrame, nli_labels: LabelSet, tmp_path: Path, tie: list[float]
+) -> None:
+    items = set_hjd(toy_items, "dev", tie)
+    best = train(items=items).query("is_best")
+    p = saved_predictions(tmp_path / "hjd-1", items[items["split"] == "dev"], nli_labels)
+    gold = np.tile([share == 0.4 for share in tie], (12, 1))
+    assert best["dev_macro_f1"].item() == pytest.approx(f1(gold, majority(p), 3, "macro"))
+    assert best["dev_share_ties"].item() == 1
+
+
+def test_fine_tuning_truncated_texts_are_counted_and_named_once(
+    train: Train, toy_items: pd.DataFrame, caplog: pytest.LogCaptureFixture
+) -> None:
+    items = toy_items.assign(premise=toy_items["premise"].where(toy_items["uid"] != "train-3", "rain fell " * 60))
+    history = train(items=items, epochs=1)
+    assert history.attrs["truncated"]["train"] == {"n": 12, "n_truncated": 1, "first_uids": ["train-3"]}
+    assert history.attrs["truncated"]["dev"]["n_truncated"] == 0
+    assert caplog.text.count("lose their end") == 1
+    assert "train: 1 of 12 texts (8.3 %) are longer than max_length 64 and lose their end: train-3." in caplog.text
+
+
+def test_base_classifier_truncated_pairs_are_counted_named_and_kept(
+    tiny_bert: Path,
+    toy_pairs: pd.DataFrame,
+    nli_labels: LabelSet,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    pairs = toy_pairs.assign(premise=["rain fell " * 60, "rain fell " * 60, *toy_pairs["premise"].iloc[2:]])
+    train_base(
+        tiny_bert,
+        pairs,
+        tmp_path / "base",
+        labels=nli_labels,
+        text_fields=FIELDS,
+        max_length=64,
+        device=CPU,
+        settings=BaseClassifier(epochs=1),
+        seed=1,
+        about={"seed": 1},
+    )
+    uids = pairs["uid"].tolist()[:2]
+    assert (
+        f"labelled pairs: 2 of 24 texts (8.3 %) are longer than max_length 64 and lose their end: {', '.join(uids)}."
+        in (caplog.text)
+    )
+    kept = json.loads((tmp_path / "base/mjd.json").read_text())
+    assert kept == {"seed": 1, "truncated": {"pairs": {"n": 24, "n_truncated": 2, "first_uids": uids}}}
+
+
+@pytest.mark.parametrize("n_runs", [1, 2])
+def test_fine_tuning_without_a_base_is_a_model_error(
+    nli_labels: LabelSet, toy_items: pd.DataFrame, tmp_path: Path, n_runs: int
+) -> None:
+    job = FineTuningJob(tmp_path / "none", toy_items, nli_labels, FIELDS, 64, CPU, FineTuning(), tmp_path / "waiting")
+    runs = [FineTuningRun("hjd", from_counts(toy_items, "hjd", nli_labels), 1, tmp_path / "never")] * n_runs
+    with pytest.raises(ModelError, match="none"):
+        finetune_systems(job, runs, processes=n_runs)

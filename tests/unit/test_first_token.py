@@ -100,3 +100,27 @@ def test_table_without_answers_keeps_the_label_mass() -> None:
     table = first_token_table([SYSTEM], [score_table([0.5], ["e,n,c"], [(1.0, 2.0, 3.0)])], answers, 0.95, "made up")
     assert table["share_different"].isna().all()
     assert to_table(table, schema()).num_rows == 1
+
+
+def test_first_option_is_found_by_label_whatever_columns_begin_with_score() -> None:
+    scores = pd.DataFrame(
+        {
+            "option_order": ["-1,a_b", "a_b,-1"],
+            "score_-1": [1.0, 0.0],
+            "score_a_b": [0.0, 1.0],
+            "score_bound": [9.0, 9.0],
+            "score_of_something": [9.0, 9.0],
+            "label_mass": [0.5, 0.5],
+        }
+    )
+    answers = pd.DataFrame(columns=answers_schema().names)
+    assert first_token_table([SYSTEM], [scores], answers, 0.95, "made up")["share_first_option"].item() == 1
+
+
+@pytest.mark.parametrize("columns", [["e", "n", "c"], ["c", "n", "e"]])
+def test_share_of_the_first_option_equal_scores_count_in_parts_in_any_label_order(columns: list[str]) -> None:
+    scores = score_table([0.5] * 2, ["e,n,c", "c,n,e"], [(1.0, 1.0, 0.0), (1.0, 1.0, 1.0)])
+    scores = scores[[f"score_{label}" for label in columns] + ["score_bound", "label_mass", "option_order"]]
+    answers = pd.DataFrame(columns=answers_schema().names)
+    found = first_token_table([SYSTEM], [scores], answers, 0.95, "made up")["share_first_option"].item()
+    assert found == pytest.approx((1 / 2 + 1 / 3) / 2)

@@ -16,10 +16,12 @@ from hypothesis import strategies as st
 
 from mjd import schemas
 from mjd.config import ItemsData, OodData, PairsData, Task
+from mjd.config_data import LABEL_KEY
 from mjd.data import checks
 from mjd.data.loaders import load_items, load_ood, load_pairs, load_published_answers, load_published_selection
 from mjd.data.public import source_directory
-from mjd.errors import DataError
+from mjd.data.tables import as_label_keys
+from mjd.errors import ConfigError, DataError
 from mjd.io import to_table
 from mjd.labels import label_set
 from mjd.registry import PublishedSet
@@ -580,3 +582,78 @@ def test_published_selection_joins_by_text(items: pd.DataFrame, tmp_path: Path) 
     json_lines(tmp_path / "selection.json", records)
     with pytest.raises(DataError, match=r"whose name ends in comments"):
         load_published_selection(tmp_path / "selection.json", items, LABELS)
+
+
+# -- labels whose names are other labels' keys -------------------------------------------------------------------------
+
+
+def test_label_column_of_keys_that_are_other_labels_names_keeps_the_keys() -> None:
+    labels = label_set([{"key": str(k), "name": str(k + 1)} for k in range(3)])
+    assert as_label_keys(pd.Series(["0", "1", "2", "2"]), labels).tolist() == ["0", "1", "2", "2"]
+
+
+SCALE = nli_task(
+    labels=[{"key": str(k), "name": f"agreement {k}"} for k in (-3, -1, 0)], text_fields=["text"], label_counts={}
+)
+
+
+def scale_pairs(tmp_path: Path, *labels: str) -> pd.DataFrame:
+    rows = "".join(f"p{k},some text,{label}\n" for k, label in enumerate(labels))
+    path = write(tmp_path / "pairs.csv", f"uid,text,label\n{rows}")
+    return load_pairs(PairsData(loader="tables", path=path), SCALE, {})
+
+
+def test_pairs_of_a_scale_are_read_as_its_keys(tmp_path: Path) -> None:
+    assert scale_pairs(tmp_path, "-3", "-1.0", "Agreement 0", "0")["label"].tolist() == ["-3", "-1", "0", "0"]
+
+
+def test_pairs_of_a_scale_in_a_parquet_column_of_floats_are_read_as_its_keys(tmp_path: Path) -> None:
+    table = pd.DataFrame({"uid": ["a", "b"], "text": ["x", "y"], "label": [-3.0, 0.0]})
+    table.to_parquet(tmp_path / "pairs.parquet")
+    pairs = load_pairs(PairsData(loader="tables", path=str(tmp_path / "pairs.parquet")), SCALE, {})
+    assert pairs["label"].tolist() == ["-3", "0"]
+
+
+def test_pairs_with_a_unicode_minus_name_it(tmp_path: Path) -> None:
+    with pytest.raises(
+        DataError, match=r"row 2, column 'label': '\u22123' \(it holds a minus sign, U\+2212; write a hyph"
+    ):
+        scale_pairs(tmp_path, "-3", "\u22123")
+
+
+def test_items_of_a_scale_have_its_columns(tmp_path: Path) -> None:
+    text = "uid,text,hjd_-3,hjd_-1,hjd_0,split\nt1,It rained.,0.5,0.25,0.25,train\n"
+    items, _ = load_items(ItemsData(loader="tables", items=write(tmp_path / "items.csv", text)), SCALE, {}, None)
+    table = to_table(items, schemas.items(SCALE.label_set, ["text"], []))
+    assert table.select(["hjd_-3", "hjd_-1", "hjd_0"]).to_pylist() == [{"hjd_-3": 0.5, "hjd_-1": 0.25, "hjd_0": 0.25}]
+
+
+@given(
+    st.lists(st.from_regex(LABEL_KEY, fullmatch=True).filter(lambda key: len(key) < 9), min_size=2, max_size=4),
+    st.lists(st.from_regex(r"[a-z_]{1,4}", fullmatch=True), max_size=2, unique=True),
+)
+def test_no_artifact_has_two_columns_of_one_name_whatever_keys_the_configuration_takes(
+    keys: list[str], counts: list[str]
+) -> None:
+    labels = [{"key": key.strip(), "name": f"name {place}"} for place, key in enumerate(keys)]
+    try:
+        task = nli_task(labels=labels, label_counts=dict.fromkeys(counts, COUNTS["mnli"]), text_fields=["premise"])
+    except ConfigError:
+        return
+    for made in (schemas.scores, schemas.mjd, schemas.predictions):
+        assert len(set(made(task.label_set).names)) == len(made(task.label_set).names)
+    names = schemas.items(task.label_set, ["premise"], counts).names
+    assert len({name.casefold() for name in names}) == len(names)
+
+
+SWAPPED = label_set(
+    [{"key": "n", "name": "entailment"}, {"key": "e", "name": "neutral"}, {"key": "c", "name": NAMES["c"]}]
+)
+
+
+def test_published_answers_go_by_the_names_of_labels_not_their_keys(items: pd.DataFrame, answers: Path) -> None:
+    renamed = items.rename(columns={"hjd_e": "hjd_n", "hjd_n": "hjd_e"})
+    columns = [*items.columns[: items.columns.get_loc("hjd_e")], "hjd_n", "hjd_e", "hjd_c", "split"]
+    found = load_published_answers(LLAMA, answers, renamed[columns], SWAPPED)
+    assert found["label"].tolist()[:3] == ["n", "e", "c"]
+    assert found["text"].tolist()[:3] == ["* one E", "* one N", "* one C"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from random import Random
 
 import numpy as np
 import pytest
@@ -13,6 +14,9 @@ from hypothesis.extra import numpy as hnp
 from mjd.distributions import Floats
 from mjd.errors import DataError
 from mjd.metrics import (
+    HUMAN_TIE,
+    PREDICTED_TIE,
+    accuracy,
     clipped,
     cross_entropy,
     distance_correlation,
@@ -22,6 +26,9 @@ from mjd.metrics import (
     js_divergence,
     kl_divergence,
     majority,
+    near_ties,
+    share_of_ties,
+    top_labels,
     total_variation_distance,
 )
 
@@ -200,3 +207,95 @@ def test_kl_does_not_depend_on_label_order(drawn: list[Floats], random: object) 
 def test_distance_correlation_is_symmetric(drawn: list[Floats]) -> None:
     p, q = (np.vstack([array, np.eye(array.shape[1])]) for array in drawn)
     assert distance_correlation(p, q) == pytest.approx(distance_correlation(q, p), abs=1e-9)
+
+
+# -- ties ----------------------------------------------------------------------------------------------------------
+
+
+@st.composite
+def votes(draw: st.DrawFn) -> np.ndarray:
+    """Votes of 1 to 6 annotators [n_items, K]: many ties."""
+    n_items, n_labels, n_votes = draw(st.integers(1, 12)), draw(st.integers(2, 5)), draw(st.integers(1, 6))
+    drawn = draw(hnp.arrays(np.int64, (n_items, n_votes), elements=st.integers(0, n_labels - 1)))
+    return np.stack([np.bincount(row, minlength=n_labels) for row in drawn])
+
+
+def shares(counts: np.ndarray) -> np.ndarray:
+    return np.asarray(counts / counts.sum(axis=1, keepdims=True))
+
+
+@settings(deadline=None)  # the first example imports scikit-learn
+@given(votes(), st.randoms(use_true_random=False))
+def test_f1_perfect_classifier_any_label_order_is_exactly_one(counts: np.ndarray, random: Random) -> None:
+    """Three perfect classifiers: the HJDs themselves, the first of the tied labels, and any of them."""
+    n_labels = counts.shape[1]
+    order = random.sample(range(n_labels), n_labels)
+    hjd = shares(counts[:, order])
+    gold = top_labels(hjd, HUMAN_TIE)
+    drawn = np.array([random.choice(np.flatnonzero(row).tolist()) for row in gold])
+    for predicted in (top_labels(hjd, PREDICTED_TIE), majority(hjd), drawn):
+        assert f1(gold, predicted, n_labels, "macro") == 1.0
+        assert f1(gold, predicted, n_labels, "weighted") == 1.0
+        assert accuracy(gold, predicted, n_labels) == 1.0
+
+
+@settings(deadline=None)
+@given(votes(), st.data())
+def test_f1_any_classifier_does_not_depend_on_the_label_order(counts: np.ndarray, data: st.DataObject) -> None:
+    n_items, n_labels = counts.shape
+    p = shares(data.draw(hnp.arrays(np.int64, (n_items, n_labels), elements=st.integers(1, 3))))
+    order = data.draw(st.permutations(range(n_labels)))
+    for average in ("macro", "weighted"):
+        found = [
+            f1(top_labels(shares(counts)[:, o], HUMAN_TIE), top_labels(p[:, o], PREDICTED_TIE), n_labels, average)
+            for o in (list(range(n_labels)), list(order))
+        ]
+        assert found[0] == pytest.approx(found[1], abs=1e-12)
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_f1_without_ties_equals_the_f1_of_positions(data: st.DataObject) -> None:
+    gold, predicted = (np.array(data.draw(st.lists(st.integers(0, 2), min_size=5, max_size=5))) for _ in range(2))
+    sets = gold[:, None] == np.arange(3)
+    if (gold != predicted).any():
+        for average in ("macro", "weighted"):
+            assert f1(sets, predicted, 3, average) == pytest.approx(f1(gold, predicted, 3, average))
+
+
+def test_f1_prediction_outside_a_tie_by_hand() -> None:
+    # Gold e, then n or c; predicted e, e: precision of e 1/2, recall 1; n and c missed half each.
+    gold = [[True, False, False], [False, True, True]]
+    assert f1(gold, [0, 0], 3, "macro") == pytest.approx((2 / 3) / 3)
+    assert f1(gold, [0, 0], 3, "weighted") == pytest.approx((2 / 3) / 2)
+    assert accuracy(gold, [0, 0], 3) == pytest.approx(1 / 2)
+
+
+def test_accuracy_of_uniform_predictions_is_that_of_chance() -> None:
+    uniform = top_labels(np.full((4, 3), 1 / 3), PREDICTED_TIE)
+    assert accuracy([0, 0, 0, 1], uniform, 3) == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize(
+    ("p", "expected"),
+    [
+        ([0.4, 0.4, 0.2], [True, True, False]),
+        ([1 / 3, 1 / 3, 1 - 2 / 3], [True, True, True]),
+        ([0.1 + 0.2, 0.3, 0.4 - 1e-12], [False, False, True]),
+        ([0.3333333, 0.3333333, 0.3333334], [True, True, True]),
+        ([0.333333, 0.333333, 0.333334], [True, True, True]),
+        ([0.333, 0.333, 0.334], [False, False, True]),
+        ([0.49, 0.5, 0.01], [False, True, False]),
+    ],
+)
+def test_top_labels_of_shares_as_files_write_them(p: list[float], expected: list[bool]) -> None:
+    assert top_labels([p], HUMAN_TIE)[0].tolist() == expected
+
+
+def test_near_ties_are_what_three_decimals_hide() -> None:
+    p = [[0.333, 0.333, 0.334], [0.33, 0.33, 0.34], [0.4, 0.4, 0.2], [0.25, 0.375, 0.375]]
+    assert near_ties(p).tolist() == [True, False, False, False]
+
+
+def test_share_of_ties_by_hand() -> None:
+    assert share_of_ties(top_labels([[0.5, 0.5], [1, 0], [0.4, 0.6], [0.5, 0.5]], HUMAN_TIE)) == 0.5

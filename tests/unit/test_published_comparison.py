@@ -134,3 +134,21 @@ def test_every_published_row_of_a_compared_table_is_named() -> None:
     assert set(compared["system"]) == set(reading.rows)
     for table, columns in reading.columns.items():
         assert set(columns) in (set(), set(cells.loc[cells["table"] == table, "column"]))
+
+
+def test_dcor_that_is_not_told_from_independence_is_noted() -> None:
+    cells = pd.DataFrame([("distances", "Humans", "dcor", "0.100")], columns=["table", "system", "column", "published"])
+    spec = {"dcor": {"table": "distribution_comparison", "metric": "dcor", "n": 3}}
+    reading = check(Reading, READING.model_dump() | {"columns": {"distances": spec}, "notes": []}, "reading")
+    ours = pd.DataFrame({"slug": ["hjd"], "dcor": [0.1], "dcor_null_95": [0.12], "n": [3]})
+    found = [
+        compare_published(cells, reading, MADE, {"distribution_comparison": table}, "x")["note"].item()
+        for table in (ours, ours.assign(dcor_null_95=0.09))
+    ]
+    assert found == ["ours is not told from independence (dcor_null_95)", ""]
+
+
+def test_published_f1_is_compared_with_the_papers_gold_on_ties() -> None:
+    columns = read_reading().columns["distribution_and_finetuning"]
+    metrics = {spec.metric for name, spec in columns.items() if "weighted_f1" in name}
+    assert metrics == {"reference_weighted_f1"}

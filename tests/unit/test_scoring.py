@@ -4,13 +4,18 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
-from mjd import scoring
-from mjd.config import Sampling, read_config
+from mjd import schemas, scoring
+from mjd.bias import bias_table
+from mjd.config import Sampling, Softmax, Statistics, System, read_config
+from mjd.distributions import model_judgments
 from mjd.errors import DataError
 from mjd.generation import generate_answers
+from mjd.io import read_parquet, write_parquet
+from mjd.labels import label_set
 from mjd.llm.base import EngineInfo, Generate, Score, Scored, Usage, request_key
 from mjd.llm.fake import FakeEngine
 from mjd.llm.store import Store
@@ -176,3 +181,30 @@ def test_the_key_covers_the_whole_request(change: dict) -> None:
     if change == {"messages": ()}:
         base["messages"] = ("x",)
     assert request_key(info, Generate(**base)) != request_key(info, Generate(**{**base, **change}))
+
+
+# -- keys of labels ------------------------------------------------------------------------------------------------
+
+
+def test_scores_mjds_and_biases_do_not_depend_on_the_keys_of_labels(tmp_path: Path) -> None:
+    """Keys of a scale, and keys with hyphen and underscore, through scores, Parquet, MJDs and tables."""
+    items = pd.DataFrame({"uid": ["i1", "i2"], "premise": ["P", "Q"], "hypothesis": ["H", "I"]})
+    found = []
+    for keys in (("e", "n", "c"), ("-3", "a_b", "a-b")):
+        labels = label_set({"key": key, "name": label.name} for key, label in zip(keys, CONFIG.labels, strict=True))
+        texts = pd.DataFrame(
+            {"uid": ["i1", "i1", "i2", "i2"], "position": [0, 1, 0, 1], "label": [*keys[:2], *keys[1:]], "text": "t"}
+        )
+        settings = PromptSettings(CONFIG.prompts, labels, ("premise", "hypothesis"), "explicit", "all", 1)
+        path = tmp_path / f"{keys[0]}.parquet"
+        scores = score_items(FakeEngine(), items, texts, settings, ScoreChunks(tmp_path / keys[0]), Tally())
+        write_parquet(scores, path, schemas.scores(labels))
+        read = read_parquet(path)
+        mjd = model_judgments(read, Softmax(temperature=1), labels)
+        system = System("s", "s", "mjd", scorer="llm", source="human", mode="explicit")
+        bias = bias_table([system], [read], labels, Statistics(resamples=100), 1, "made up")
+        found.append((read[labels.columns("score")].to_numpy(), mjd[labels.columns("p")].to_numpy(), bias))
+    np.testing.assert_array_equal(found[0][0], found[1][0])
+    np.testing.assert_array_equal(found[0][1], found[1][1])
+    p_options = [column for column in found[0][2] if column.startswith("p_option")]
+    np.testing.assert_allclose(found[0][2][p_options].astype(float), found[1][2][p_options].astype(float))

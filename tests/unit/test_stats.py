@@ -231,3 +231,40 @@ def test_systems_are_tested_against_their_reference() -> None:
     assert pd.isna(table.loc["none", "reference"])
     marks = for_people(table.reset_index()).set_index("system")["differs_from_human_ex"]
     assert marks.tolist() == ["", "", "kl higher; js_distance higher; tvd higher", ""]  # swapped labels: an isometry
+
+
+NOISE_DIFFERS = (17, 26)
+
+
+def noise() -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
+    """60 items and two systems that know nothing of them, found among 40 such: their D.Corr differ by chance."""
+    random = np.random.default_rng(3)
+    uids = [f"i{k}" for k in range(60)]
+    items = pd.DataFrame(random.dirichlet([1, 1, 1], 60), columns=LABELS.columns("hjd")).assign(uid=uids)
+    drawn = [random.dirichlet([1, 1, 1], 60) for _ in range(40)]
+    names = dict(zip(("human", "other"), NOISE_DIFFERS, strict=True))
+    return items, {
+        name: pd.DataFrame(drawn[place], columns=LABELS.columns("p")).assign(uid=uids) for name, place in names.items()
+    }
+
+
+def test_dcor_difference_of_two_systems_at_the_level_of_independence_has_no_mark() -> None:
+    items, frames = noise()
+    systems = [System("human", "+ human-ex", "mjd"), System("other", "other", "mjd", reference="human")]
+    table = compare(items, systems, frames, LABELS, Statistics(resamples=400), 1, "made up").set_index("slug")
+    assert (table["dcor"] <= table["dcor_null_95"]).all()
+    assert table.loc["other", "dcor_p_holm"] < 0.05  # what the bootstrap, which does not know the floor, calls it
+    marks = for_people(table.reset_index())["differs_from_human_ex"]
+    assert "dcor" not in marks[1]
+
+
+def test_dcor_difference_is_marked_where_one_system_is_above_independence() -> None:
+    items, frames = noise()
+    own = items.rename(columns=dict(zip(LABELS.columns("hjd"), LABELS.columns("p"), strict=True)))
+    systems = [System("human", "+ human-ex", "mjd"), System("other", "other", "mjd", reference="human")]
+    found = [
+        for_people(compare(items, systems, given, LABELS, Statistics(resamples=400), 1, "made up"))
+        for given in (frames | {"human": own}, frames | {"other": own})
+    ]
+    assert "dcor lower" in found[0]["differs_from_human_ex"][1]
+    assert "dcor higher" in found[1]["differs_from_human_ex"][1]

@@ -1,10 +1,14 @@
 """Tables for people hold the numbers of the long tables, in the order of the systems."""
 
+from pathlib import Path
+
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from mjd import tables
-from mjd.io import to_table
+from mjd.evaluate import FINETUNING_METRICS
+from mjd.io import to_table, write_parquet
 
 SYSTEMS = [("base", "Base", None), ("a", "System A", "human"), ("human", "Human", None)]
 ENCODERS = [("bert", "BERT"), ("roberta", "RoBERTa")]
@@ -24,7 +28,7 @@ def scored(shift: float) -> pd.DataFrame:
         ("base", "R2", 1, 0.3),
     ]
     frame = pd.DataFrame(rows, columns=["system", "round", "seed", "weighted_f1"])
-    return frame.assign(accuracy=0.5, macro_f1=0.5, n=30)
+    return frame.assign(accuracy=0.5, macro_f1=0.5, n=30, n_truncated=3)
 
 
 @pytest.fixture
@@ -73,3 +77,41 @@ def test_what_differs_is_marked(long: pd.DataFrame) -> None:
 
 def test_one_seed_has_no_sd(long: pd.DataFrame) -> None:
     assert tables.ood_for_people(long).set_index("system")["bert_r1_sd"].isna()["Base"]
+
+
+def scored_on_dev(n_truncated: int) -> pd.DataFrame:
+    rows = [(system, "dev", seed) for system in ("a", "human", "base") for seed in (1, 2)]
+    frame = pd.DataFrame(rows, columns=["system", "split", "seed"]).assign(**dict.fromkeys(FINETUNING_METRICS, 0.5))
+    return frame.assign(n=30, share_ties=0.1, n_truncated=n_truncated)
+
+
+def test_finetuning_tables_hold_the_share_of_ties_and_the_truncated_texts() -> None:
+    trained: list[dict[str, int | None]] = [{"base": 7, "a": 2, "human": 2}, {"base": None, "a": 0}]
+    long = tables.finetuning([scored_on_dev(3), scored_on_dev(0)], SYSTEMS, ENCODERS, 0.95, "made up", trained)
+    found = to_table(long, tables.finetuning_schema())
+    assert found["share_ties"].to_pylist() == [0.1] * 6
+    assert found["n_truncated"].to_pylist() == [3, 0] * 3
+    wide = tables.finetuning_for_people(long)
+    columns = ["n_dev", "share_ties_dev", "bert_n_truncated_dev", "roberta_n_truncated_dev"]
+    assert wide[columns].to_numpy().tolist() == [[30, 0.1, 3, 0]] * 3
+    assert "bert_reference_weighted_f1_dev" in wide
+    assert found["n_train_truncated"].to_pylist() == [7, None, 2, 0, 2, None]
+    assert wide["bert_n_train_truncated"].tolist() == [7, 2, 2]
+
+
+def test_truncated_training_texts_are_read_from_the_base_and_the_history(tmp_path: Path) -> None:
+    history = pd.DataFrame({"system": ["a", "a", "human"]})
+    about = {"truncated": {"train": {"n": 9, "n_truncated": 2}, "dev": {"n": 9, "n_truncated": 5}}}
+    write_parquet(history, tmp_path / "history.parquet", pa.schema([("system", pa.string())]), about)
+    assert tables.truncated_in_training(tmp_path, tmp_path / "history.parquet", "base") == {
+        "base": None,
+        "a": 2,
+        "human": 2,
+    }
+    (tmp_path / "mjd.json").write_text('{"truncated": {"pairs": {"n": 24, "n_truncated": 7}}}')
+    assert tables.truncated_in_training(tmp_path, tmp_path / "history.parquet", "base")["base"] == 7
+
+
+def test_ood_tables_hold_the_truncated_texts(long: pd.DataFrame) -> None:
+    assert to_table(long, tables.ood_schema())["n_truncated"].to_pylist() == [3] * 12
+    assert tables.ood_for_people(long)["bert_n_truncated_r1"].tolist() == [3, 3, 3]

@@ -110,6 +110,8 @@ rule finetuning_table:
         predictions=expand(
             f"{RESULTS}/predictions/{{encoder}}.parquet", encoder=CONFIG.encoders
         ),
+        base=expand(BASE, encoder=CONFIG.encoders),
+        history=expand(rules.finetune.output.history, encoder=CONFIG.encoders),
     output:
         parquet=f"{RESULTS}/tables/finetuning.parquet",
         csv=f"{RESULTS}/tables/finetuning.csv",

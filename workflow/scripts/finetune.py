@@ -29,5 +29,10 @@ with job(snakemake):
         history,
         snakemake.output.history,
         schemas.training_history(),
-        provenance(snakemake, model=params.encoder["identity"], seeds=params.seeds),
+        provenance(
+            snakemake,
+            model=params.encoder["identity"],
+            seeds=params.seeds,
+            truncated=history.attrs["truncated"],
+        ),
     )

@@ -9,6 +9,10 @@ with job(snakemake):
     params = snakemake.params
     items, labels = read_parquet(snakemake.input.data_items), labels_of(snakemake)
     scored = [finetuning_table(read_parquet(path), items, labels) for path in snakemake.input.predictions]
-    table = tables.finetuning(scored, params.systems, params.encoders, params.confidence, params.data_set)
+    trained = [
+        tables.truncated_in_training(base, history, "mnli-ft-lm")
+        for base, history in zip(snakemake.input.base, snakemake.input.history, strict=True)
+    ]
+    table = tables.finetuning(scored, params.systems, params.encoders, params.confidence, params.data_set, trained)
     write_parquet(table, snakemake.output.parquet, tables.finetuning_schema(), provenance(snakemake))
     write_csv(tables.finetuning_for_people(table), snakemake.output.csv)

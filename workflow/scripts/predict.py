@@ -22,5 +22,10 @@ with job(snakemake):
         predictions,
         snakemake.output[0],
         schemas.predictions(labels),
-        provenance(snakemake, model=params.encoder["identity"], seeds=params.seeds),
+        provenance(
+            snakemake,
+            model=params.encoder["identity"],
+            seeds=params.seeds,
+            truncated=predictions.attrs["truncated"],
+        ),
     )

@@ -3,7 +3,7 @@
 from mjd.config import BaseClassifier
 from mjd.finetune import train_base
 from mjd.io import read_parquet
-from mjd.job import encoder_settings, job, labels_of
+from mjd.job import encoder_settings, job, labels_of, provenance
 from mjd.settings import check
 
 with job(snakemake):
@@ -17,4 +17,5 @@ with job(snakemake):
         **encoder_settings(snakemake),
         settings=check(BaseClassifier, params.training, "base_classifier"),
         seed=params.seed,
+        about=provenance(snakemake, model=params.encoder["identity"]),
     )

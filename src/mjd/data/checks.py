@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from mjd.errors import DataError
-from mjd.labels import LabelSet
+from mjd.labels import LabelSet, dash_note
 
 SPLITS = ("train", "dev", "test")
 HJD_TOLERANCE = 1e-6
@@ -190,7 +190,7 @@ def _check_labels(table: pd.DataFrame, labels: LabelSet, where: str) -> None:
 
 
 def _shown(value: Any) -> str:
-    return "the empty cell" if pd.isna(value) or value == "" else repr(value)
+    return "the empty cell" if pd.isna(value) or value == "" else f"{value!r}{dash_note(str(value))}"
 
 
 def _check_complete(values: npt.NDArray[np.float64], columns: Sequence[str], where: str) -> None:

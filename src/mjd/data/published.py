@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -27,18 +28,36 @@ def load_published_answers(
     Raises:
         DataError: an answer is missing or empty, or belongs to another item.
     """
-    lacking = [key for key in labels.keys if key not in published.labels]
-    if lacking:
-        raise DataError(
-            f"Published set {published.title} has no answers for label {lacking[0]!r}.",
-            f"Use task.labels with the keys {', '.join(published.labels)}, or another generator.",
-        )
+    spellings = published_spellings(published, labels)
     rows = []
     for index, (uid, *texts) in enumerate(_train_texts(items, labels)):
         for key in labels.keys:
-            path = directory / published.answers.format(index=index, label=published.labels[key])
+            path = directory / published.answers.format(index=index, label=spellings[key])
             rows.append({"uid": uid, "label": key, "text": _answer(published, path, texts)})
     return pd.DataFrame(rows, columns=["uid", "label", "text"])
+
+
+def published_spellings(published: PublishedSet, labels: LabelSet) -> dict[str, str]:
+    """How a published set spells each of our labels in its paths, by our keys.
+
+    The set's labels are the codes of the NLI labels (`NLI_LABELS`): the *name* tells which of our labels that is, for
+    our keys may be any, even another label's code.
+
+    Raises:
+        DataError: the set has no answers for a label.
+    """
+    found: dict[str, str] = {}
+    for code, spelling in published.labels.items():
+        with contextlib.suppress(DataError):
+            found[labels.normalise(NLI_LABELS.get(code, code))] = spelling
+    lacking = [label for label in labels if label.key not in found]
+    if lacking:
+        raise DataError(
+            f"Published set {published.title} has no answers for label {lacking[0].key!r} ({lacking[0].name}).",
+            f"Name task.labels {', '.join(NLI_LABELS.get(code, code) for code in published.labels)}, "
+            "or use another generator.",
+        )
+    return found
 
 
 def _train_texts(items: pd.DataFrame, labels: LabelSet) -> list[tuple[str, ...]]:

@@ -16,6 +16,7 @@ from typing import Any
 
 from mjd.config import Prompts, check_templates
 from mjd.data.public import nli_keys, read_json_lines, two_texts
+from mjd.data.published import published_spellings
 from mjd.errors import DataError
 from mjd.labels import LabelSet
 from mjd.registry import PublishedSet
@@ -227,11 +228,9 @@ def explain_templates(
         DataError: a prompt is missing, lacks an item's text or is not the template.
     """
     templates = {}
+    spellings = published_spellings(published, labels)
     for key in labels.keys:
-        paths = [
-            directory / published.answers.format(index=index, label=published.labels[key])
-            for index in range(len(items))
-        ]
+        paths = [directory / published.answers.format(index=index, label=spellings[key]) for index in range(len(items))]
         template = _as_template(_prompt(published, paths[0]), dict(zip(texts, items[0], strict=True)), paths[0])
         for path, item in zip(paths, items, strict=True):
             expected = template.format(**dict(zip(texts, item, strict=True)))
