@@ -7,6 +7,7 @@ and so is every other sign that a file follows another dialect than RFC 4180 (ht
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import re
@@ -65,9 +66,18 @@ def read_csv(path: Path, used: Collection[str]) -> tuple[dict[str, Sequence[str]
     """
     data = _bytes(path)
     _check_first_line(next((line for line in _lines(data) if line.strip()), ""), path, used)
+    with _long_cells():
+        header, rows, lines = _table(data, path)
+    where = TableName(path, lines)
+    _check_unquoted_fields(data, where, header)
+    columns = list(zip(*rows, strict=True)) if rows else [()] * len(header)
+    return {name: columns[place] for name, place in _names(header, path).items()}, where
+
+
+def _table(data: bytes, path: Path) -> tuple[list[str], list[list[str]], list[int]]:
+    """Header, rows and their lines; every row has as many fields as the header."""
     records = _records(data, path)
-    _, header = next(records, (0, []))
-    names = _names(header, path, used)
+    _, header = next(records, (0, [""]))
     rows: list[list[str]] = []
     lines: list[int] = []
     for line, fields in records:
@@ -75,10 +85,17 @@ def read_csv(path: Path, used: Collection[str]) -> tuple[dict[str, Sequence[str]
         rows.append(fields)
         if len(fields) != len(header):
             _refuse_fields(fields, header, data, TableName(path, lines))
-    where = TableName(path, lines)
-    _check_unquoted_fields(data, where, header)
-    columns = list(zip(*rows, strict=True)) if rows else [()] * len(header)
-    return {name: columns[place] for name, place in names.items()}, where
+    return header, rows, lines
+
+
+@contextlib.contextmanager
+def _long_cells() -> Iterator[None]:
+    """Lift the csv module's limit of a cell's length, which holds for the whole process."""
+    limit = csv.field_size_limit(LONGEST_CELL)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(limit)
 
 
 # -- bytes and lines ------------------------------------------------------------------------------------------------
@@ -148,28 +165,24 @@ def _lines(data: bytes) -> Iterator[str]:
 
 def _records(data: bytes, path: Path) -> Iterator[tuple[int, list[str]]]:
     """The header and every row, with their lines; blank lines are left out."""
-    limit = csv.field_size_limit(LONGEST_CELL)
     reader = csv.reader(_lines(data), strict=True)
     header: list[str] = []
     read = 0  # the header and rows: the number of the row that follows
-    try:
-        while True:
-            start = reader.line_num + 1
-            try:
-                fields = next(reader, None)
-            except csv.Error as error:
-                _refuse_quoting(data, path, start, reader.line_num, read, str(error))
-            if fields is None:
-                return
-            if reader.line_num > start:
-                _refuse_line_break(fields, header, path, start, reader.line_num, read)
-            if _is_blank(fields, header):
-                continue
-            header = header or fields
-            read += 1
-            yield start, fields
-    finally:
-        csv.field_size_limit(limit)
+    while True:
+        start = reader.line_num + 1
+        try:
+            fields = next(reader, None)
+        except csv.Error as error:
+            _refuse_quoting(data, path, start, reader.line_num, read, str(error))
+        if fields is None:
+            return
+        if reader.line_num > start:
+            _refuse_line_break(fields, header, path, start, reader.line_num, read)
+        if _is_blank(fields, header):
+            continue
+        header = header or fields
+        read += 1
+        yield start, fields
 
 
 def _is_blank(fields: Sequence[str], header: Sequence[str]) -> bool:
@@ -211,7 +224,7 @@ def _check_first_line(line: str, path: Path, used: Collection[str]) -> None:
         )
 
 
-def _names(header: Sequence[str], path: Path, used: Collection[str]) -> dict[str, int]:
+def _names(header: Sequence[str], path: Path) -> dict[str, int]:
     """Place of each named column."""
     places: dict[str, int] = {}
     for place, name in enumerate(name.strip() for name in header):
