@@ -6,6 +6,9 @@ import csv
 import datetime
 import decimal
 import io
+import re
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -157,6 +160,43 @@ def test_file_of_another_format_is_named_with_its_cure(
     assert str(tmp_path / name) in caught.value.problem
 
 
+JSON_PAIR = '{"uid": "007", "premise": "x, y", "hypothesis": "say \\"no\\"", "label": "e"}'
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "made"),
+    [
+        ("my pairs.csv", 'uid;premise;hypothesis;label\n007;x, y;"say ""no""";e\n', "my pairs.commas.csv"),
+        ("pairs.tsv", 'uid\tpremise\thypothesis\tlabel\n007\tx, y\tsay "no"\te\n', "pairs.commas.csv"),
+        (
+            "pairs.jsonl",
+            '{"uid": "007", "premise": "x, y", "hypothesis": "say \\"no\\"", "label": "e"}\n',
+            "pairs.parquet",
+        ),
+        (
+            "pairs.json",
+            '[{"uid": "007", "premise": "x, y", "hypothesis": "say \\"no\\"", "label": "e"}]',
+            "pairs.parquet",
+        ),
+        ("pairs.csv", (HEADER + '007,"x, y","say ""no""",e\n').encode("utf-16"), None),
+    ],
+)
+def test_command_of_the_cure_makes_a_table_that_loads(
+    tmp_path: Path, name: str, content: str | bytes, made: str | None
+) -> None:
+    with pytest.raises(DataError) as caught:
+        pairs_of(content, tmp_path, name)
+    command = re.search(r"(python -c .*|iconv .*)", caught.value.cure)
+    assert command
+    run = command[1].replace("python -c", f"{sys.executable} -c")
+    done = subprocess.run(run, shell=True, capture_output=True, check=True)
+    target = tmp_path / (made or "converted.csv")
+    if made is None:
+        target.write_bytes(done.stdout)
+    found = load_pairs(PairsData(loader="tables", path=str(target)), TASK, {})
+    assert found[COLUMNS].to_numpy().tolist() == [["007", "x, y", 'say "no"', "e"]]
+
+
 def test_directory_named_as_csv_is_refused(tmp_path: Path) -> None:
     (tmp_path / "pairs.csv").mkdir()
     with pytest.raises(DataError, match=r"pairs\.csv is not a readable CSV file"):
@@ -214,6 +254,13 @@ def test_large_csv_file_is_read_in_seconds(tmp_path: Path) -> None:
     start = time.process_time()
     assert len(load_pairs(PairsData(loader="tables", path=str(tmp_path / "pairs.csv")), TASK, {})) == 100_000
     assert time.process_time() - start < 10
+
+
+def test_characters_that_an_earlier_program_lost_are_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert pairs_of(HEADER + "a,x,y,e\nb,caf\ufffd,y,n\n", tmp_path)[1][1] == "caf\ufffd"
+    assert "pairs.csv, row 2, column 'premise': 1 texts have the character U+FFFD" in caplog.text
 
 
 # -- properties: exactly the table, or an error ----------------------------------------------------------------------
@@ -436,6 +483,18 @@ def test_parquet_file_with_a_column_twice_is_refused(tmp_path: Path) -> None:
     table = pa.table([pa.array(["a"])] * 5, names=[*COLUMNS, " premise"])
     with pytest.raises(DataError, match=r"pairs\.parquet names the column 'premise' twice"):
         pairs_of_parquet(table, tmp_path)
+
+
+def test_parquet_directory_of_parts_is_read_with_its_partitions(tmp_path: Path) -> None:
+    frame = pd.DataFrame(
+        {"uid": ["a", "b"], "premise": ["x", "y"], "hypothesis": ["u", "v"], "split": ["train", "dev"]}
+    )
+    shares = {"hjd_e": [0.5, 0.5], "hjd_n": [0.25, 0.25], "hjd_c": [0.25, 0.25]}
+    pq.write_to_dataset(
+        pa.Table.from_pandas(frame.assign(**shares)), tmp_path / "items.parquet", partition_cols=["split"]
+    )
+    items, _ = load_items(ItemsData(loader="tables", items=str(tmp_path / "items.parquet")), TASK, {})
+    assert sorted(zip(items["uid"], items["split"], strict=True)) == [("a", "train"), ("b", "dev")]
 
 
 # -- texts that look like missing values -----------------------------------------------------------------------------

@@ -148,7 +148,7 @@ def _unmarked_encoding(data: bytes) -> str | None:
 def _wrong_encoding(path: Path, encoding: str, problem: str) -> DataError:
     return DataError(
         f"{path} is not a readable CSV file: {problem}.",
-        f"Save it as UTF-8 (in Excel: CSV UTF-8), or convert it: iconv -f {encoding} -t UTF-8 {path}",
+        f"Save it as UTF-8 (in Excel: CSV UTF-8), or convert it: iconv -f {encoding} -t UTF-8 {quote(str(path))}",
     )
 
 

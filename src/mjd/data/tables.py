@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from mjd.data import csv_files, parquet_files
-from mjd.data.checks import TableName, check_columns, fail_at, is_number
+from mjd.data.checks import TableName, at_row, check_columns, fail_at, is_number
 from mjd.errors import DataError
 from mjd.labels import LabelSet
 
@@ -39,7 +39,19 @@ def read_table(path: str | Path, used: Collection[str] = ()) -> tuple[pd.DataFra
     columns, where = (csv_files.read_csv if suffix == ".csv" else parquet_files.read_parquet)(path, used)
     n_rows = max((len(cells) for cells in columns.values()), default=0)
     texts = {name: [cell.strip() for cell in cells] for name, cells in columns.items()}
+    _warn_of_lost_characters({name: cells for name, cells in texts.items() if name in used}, where)
     return pd.DataFrame(texts, index=pd.RangeIndex(n_rows), dtype=object), where
+
+
+def _warn_of_lost_characters(texts: Mapping[str, Sequence[str]], where: TableName) -> None:
+    """Warn of U+FFFD, which programs write in place of characters that they could not decode."""
+    for name, cells in texts.items():
+        if rows := [row for row, cell in enumerate(cells) if "\ufffd" in cell]:
+            _log.warning(
+                "%s, %s, column %r: %d texts have the character U+FFFD in place of one that was lost when the table "
+                "was made. Export it again, as UTF-8.",
+                where, at_row(where, rows[0]), name, len(rows),
+            )  # fmt: skip
 
 
 def _cure_of_suffix(path: Path) -> str:
