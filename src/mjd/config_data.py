@@ -30,6 +30,12 @@ MOST_LABELS = 6
 LABEL_KEY = r"^-?[A-Za-z0-9][A-Za-z0-9_-]*$"
 
 
+def _identifier(name: str) -> str:
+    """A name like `name` that a template field can have."""
+    found = re.sub(r"\W+", "_", name).strip("_")
+    return found if found.isidentifier() else f"text_{found}".rstrip("_")
+
+
 class LabelEntry(Settings):
     """One label."""
 
@@ -72,7 +78,11 @@ class Task(Settings):
         json_schema_extra={"maxItems": MOST_LABELS},
         description="2 to 6 labels, in label order; all K! orders of K options are scored.",
     )
-    text_fields: list[str] = Field(min_length=1, max_length=2, description="Text columns of an item.")
+    text_fields: list[str] = Field(
+        min_length=1,
+        max_length=2,
+        description="Text columns of an item: letters, digits and underscores, no digit first (prompts have {field}).",
+    )
     hjd_title: str = Field("HJD", description="Row title of the human judgment distribution.")
     train_hjd: Literal["all", "some", "none"] = Field(
         "all",
@@ -104,6 +114,12 @@ class Task(Settings):
     @classmethod
     def _distinct_fields(cls, fields: list[str]) -> list[str]:
         check_distinct(fields)
+        for field in fields:
+            if not field.isidentifier():  # {Input.text}, {a[b]}, {a:b} and {a!b} mean something else in templates
+                raise ValueError(
+                    f"names {field!r}, which cannot stand in a prompt template: rename the column to letters, digits "
+                    f"and underscores, no digit first (for instance {_identifier(field)!r})"
+                )
         return fields
 
     @field_validator("label_counts")
@@ -141,7 +157,7 @@ class ItemsData(Settings):
     loader: Literal["tables", "mjd-estimator"] = Field(
         description="tables: your own files; mjd-estimator: the paper's 341 items with ChaosNLI dev and test."
     )
-    items: str | None = Field(None, description="tables: CSV or Parquet file of items.")
+    items: str | None = Field(None, description="tables: CSV or Parquet file with a row per item.")
     human_explanations: str | None = Field(None, description="tables: CSV or Parquet file of human explanations.")
 
 

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from mjd.config import Config, Encoder, Llm, OpenAi, load_config, read_config
 from mjd.errors import ConfigError
 from mjd.llm.engines import ENGINES
+from mjd.prompts import score_prompts
 
 COUNTS = {"title": "x", "guided_by": "counts"}
 
@@ -99,6 +100,19 @@ def test_missing_key_is_named() -> None:
         ),
         ("task", {"text_fields": ["options"]}, "text_fields names 'options', which mjd uses itself"),
         ("task", {"text_fields": ["hjd_e"]}, "text_fields names 'hjd_e', which mjd uses itself"),
+        (
+            "task",
+            {"text_fields": ["Input.text"]},
+            r"'Input\.text', which cannot stand in .* \(for instance 'Input_text'\)",
+        ),
+        ("task", {"text_fields": ["a[b]"]}, r"'a\[b\]', which cannot stand in a prompt template: rename the column"),
+        ("task", {"text_fields": ["the text"]}, "'the text', which cannot stand in .*'the_text'"),
+        ("task", {"text_fields": ["1st"]}, "'1st', which cannot stand in .*'text_1st'"),
+        ("task", {"text_fields": ["a{b}"]}, "which cannot stand in a prompt template"),
+        ("task", {"text_fields": ["a:b"]}, "which cannot stand in a prompt template"),
+        ("task", {"text_fields": ["a!r"]}, "which cannot stand in a prompt template"),
+        ("task", {"text_fields": [" premise"]}, "' premise', which cannot stand in .*'premise'"),
+        ("task", {"text_fields": [""]}, "'', which cannot stand in .*'text'"),
         ("prompts", {"explain": "{premise:.x} {hypothesis}"}, r"prompts\.explain formats the field {premise}: write"),
         ("prompts", {"score": "{premise} {hypothesis!r} {options}"}, r"prompts\.score formats the field {hypothesis}"),
         ("scoring", {"orders": 0}, "must be all, cyclic or a number of at least 1"),
@@ -128,6 +142,19 @@ def test_bad_values_are_explained(section: str, change: dict, message: str) -> N
     config[section] = {**config.get(section, {}), **change}
     with pytest.raises(ConfigError, match=message):
         load_config(config)
+
+
+@pytest.mark.parametrize("field", ["class", "Prämisse", "_", "self", "format", "Input_text"])
+def test_text_field_that_is_an_identifier_reaches_the_prompts(field: str) -> None:
+    config = read_config("config/config.yaml").model_dump()
+    config["task"]["text_fields"] = [field]
+    for name, template in config["prompts"].items():
+        if isinstance(template, str):
+            config["prompts"][name] = template.replace("{premise}", f"{{{field}}}").replace("{hypothesis}", "")
+    loaded = load_config(config)
+    assert not isinstance(loaded.prompts, str)
+    [first, *_] = score_prompts(loaded.prompts, {field: "{braces} and {0}"}, [], loaded.labels, "plain", "all", 1)
+    assert "{braces} and {0}" in first.messages[-1].content
 
 
 def test_prompts_of_public_files_are_named() -> None:

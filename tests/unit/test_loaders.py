@@ -291,7 +291,7 @@ def test_rows_with_more_fields_than_the_header_are_refused(tmp_path: Path, texts
     with pytest.raises(DataError, match=message):
         load_pairs(PairsData(loader="tables", path=path), TASK, {})
     later = write(tmp_path / "pairs.csv", f"uid,premise,hypothesis,label\np1,a,b,e\np2,{texts},n\n")
-    with pytest.raises(DataError, match=r"line 3, saw [56].*put texts with commas in quotes"):
+    with pytest.raises(DataError, match=message.replace("row 1", "row 2")):
         load_pairs(PairsData(loader="tables", path=later), TASK, {})
 
 

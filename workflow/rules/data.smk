@@ -78,8 +78,18 @@ rule load_items:
         "../scripts/load_items.py"
 
 
+# Pairs and OOD rounds are compared with the items, to warn of shared texts. That is no reason to load them, or to train
+# on them, again (hence ancient); without the items' files they are not compared.
+ITEMS_TO_COMPARE = (
+    ancient(rules.load_items.output.data_items)
+    if all(map(os.path.exists, given(CONFIG.data.items.items)))
+    else []
+)
+
+
 rule load_pairs:
     input:
+        data_items=ITEMS_TO_COMPARE,
         files=given(CONFIG.data.pairs.path),
         sources=source_directories(CONFIG.data.pairs.loader),
     output:
@@ -106,6 +116,7 @@ rule load_pairs:
 
 rule load_ood:
     input:
+        data_items=ITEMS_TO_COMPARE,
         files=given(CONFIG.data.ood.path),
         sources=source_directories(CONFIG.data.ood.loader),
     output:

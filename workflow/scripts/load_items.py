@@ -3,6 +3,7 @@
 from mjd import schemas
 from mjd.config import ItemsData, Task, load_config
 from mjd.data.loaders import load_items
+from mjd.data.overlap import items_report, report_entry
 from mjd.explanations import check_sources
 from mjd.io import write_parquet
 from mjd.job import job, provenance, source_directories, train_items
@@ -17,7 +18,9 @@ with job(snakemake):
     )
     guided_by = {f"{name}-lg": entry.guided_by for name, entry in task.label_counts.items()}
     check_sources(snakemake.params.sources, guided_by, train_items(items), human_explanations, task.label_set)
-    origin = provenance(snakemake, loader=data.loader)
+    where = data.items or data.loader
+    warnings = items_report(items, task.label_set, task.text_fields, list(task.label_counts), where)
+    origin = provenance(snakemake, loader=data.loader, **report_entry(warnings))
     schema = schemas.items(task.label_set, task.text_fields, list(task.label_counts))
     write_parquet(items, snakemake.output.data_items, schema, origin)
     write_parquet(human_explanations, snakemake.output.human_explanations, schemas.human_explanations(), origin)

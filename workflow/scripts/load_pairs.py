@@ -3,7 +3,8 @@
 from mjd import schemas
 from mjd.config import PairsData, Task
 from mjd.data.loaders import load_pairs
-from mjd.io import write_parquet
+from mjd.data.overlap import items_overlap, report_entry
+from mjd.io import read_parquet, write_parquet
 from mjd.job import job, provenance, source_directories
 from mjd.settings import check
 
@@ -11,6 +12,7 @@ with job(snakemake):
     task = check(Task, snakemake.params.task, "task")
     data = check(PairsData, snakemake.params.data, "data.pairs")
     pairs = load_pairs(data, task, source_directories(snakemake.input.sources))
-    write_parquet(
-        pairs, snakemake.output[0], schemas.pairs(task.text_fields), provenance(snakemake, loader=data.loader)
-    )
+    items = read_parquet(snakemake.input.data_items) if snakemake.input.data_items else None
+    overlap = items_overlap(pairs, items, task.text_fields, data.path or data.loader, "pairs")
+    origin = provenance(snakemake, loader=data.loader, **report_entry(overlap))
+    write_parquet(pairs, snakemake.output[0], schemas.pairs(task.text_fields), origin)

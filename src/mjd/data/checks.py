@@ -1,12 +1,15 @@
 """Checks of data tables: every error names the file, the row, the column and the cure. Vectorised.
 
-Rows are counted from 1, the header not included. Tables are normalised first (see `mjd.data.tables`): text trimmed,
-labels as keys where they are known, numbers as numbers.
+Rows are counted from 1, the header not included; where that does not give the line, the line is named too. Tables are
+normalised first (see `mjd.data.tables`): text trimmed, labels as keys where they are known, numbers as numbers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +23,31 @@ SPLITS = ("train", "dev", "test")
 HJD_TOLERANCE = 1e-6
 
 Mask = npt.NDArray[np.bool_]
+
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|[+-]?inf(inity)?", re.IGNORECASE | re.ASCII)
+
+
+class TableName(str):
+    """A file's name in messages, with the physical line of each row (from 1) if the file has lines."""
+
+    lines: Sequence[int]
+
+    def __new__(cls, path: str | Path, lines: Sequence[int] = ()) -> TableName:
+        name = super().__new__(cls, path)
+        name.lines = lines
+        return name
+
+
+def at_row(where: str, row: int) -> str:
+    """`row 3` for the row at position 2, and its line where that is not the next number: `row 3 (line 6)`."""
+    lines = where.lines if isinstance(where, TableName) else ()
+    named = f"row {row + 1}"
+    return f"{named} (line {lines[row]})" if row < len(lines) and lines[row] != row + 2 else named
+
+
+def is_number(text: str) -> bool:
+    """Whether a text is a decimal number or infinity: digits, a decimal point, an exponent, and nothing else."""
+    return _NUMBER.fullmatch(text) is not None
 
 
 def check_items(
@@ -75,7 +103,10 @@ def check_human_explanations(explanations: pd.DataFrame, items: pd.DataFrame, la
         ~explanations["uid"].isin(items["uid"]).to_numpy(bool),
         where,
         "uid",
-        lambda row: f"{explanations['uid'].iloc[row]!r} is not the uid of an item",
+        lambda row: (
+            f"{explanations['uid'].iloc[row]!r} is not the uid of an item"
+            f"{near(explanations['uid'].iloc[row], items['uid'])}"
+        ),
         "Correct the uid, or add the item to the items file.",
     )
     position = explanations["position"].to_numpy(float)
@@ -140,7 +171,8 @@ def fail_at(wrong: Mask, where: str, column: str, problem: Callable[[int], str],
     if not rows.size:
         return
     more = f" (and {rows.size - 1} more such rows)" if rows.size > 1 else ""
-    raise DataError(f"{where}, row {rows[0] + 1}, column {column!r}: {problem(int(rows[0]))}{more}.", cure)
+    row = int(rows[0])
+    raise DataError(f"{where}, {at_row(where, row)}, column {column!r}: {problem(row)}{more}.", cure)
 
 
 def check_columns(table: pd.DataFrame, columns: Sequence[str], where: str) -> None:
@@ -148,9 +180,43 @@ def check_columns(table: pd.DataFrame, columns: Sequence[str], where: str) -> No
     lacking = [column for column in columns if column not in table.columns]
     if lacking:
         raise DataError(
-            f"{where}: column {lacking[0]!r} is missing (has: {', '.join(map(str, table.columns))}).",
+            f"{where}: column {lacking[0]!r} is missing (has: {', '.join(map(str, table.columns))})"
+            f"{near(lacking[0], table.columns)}.",
             f"Add the missing column(s): {', '.join(lacking)}.",
         )
+
+
+def near(value: str, known: Iterable[str]) -> str:
+    """A hint for messages if one of `known` looks like `value`: ` (but 'a1' is: they differ in ...)`; else nothing.
+
+    They may differ in white space (also invisible), case, Unicode normal form, zeros in front, or a `.0` at the end.
+    """
+    for name in known:
+        if name != value and _comparable(name) == _comparable(value):
+            return f"; {name!a} is there, and {value!a} differs from it in {_difference(name, value)} only"
+    return ""
+
+
+def _visible(text: str) -> str:
+    return "".join(char for char in text if not char.isspace() and unicodedata.category(char) != "Cf")
+
+
+def _comparable(text: str) -> str:
+    folded = unicodedata.normalize("NFKC", _visible(text)).casefold()
+    return re.sub(r"^0+(?=\d)|(?<=\d)\.0*$", "", folded)
+
+
+def _difference(one: str, other: str) -> str:
+    def nfkc(text: str) -> str:
+        return unicodedata.normalize("NFKC", text)
+
+    if _visible(one) == _visible(other):
+        return "white space or invisible characters"
+    if nfkc(one) == nfkc(other):
+        return "Unicode normal form"
+    if nfkc(one).casefold() == nfkc(other).casefold():
+        return "case"
+    return "the spelling of the number" if nfkc(one)[-1:].isdigit() else "white space, case or Unicode form"
 
 
 def _check_texts(table: pd.DataFrame, columns: Sequence[str], where: str) -> None:
@@ -173,20 +239,28 @@ def _check_uids(table: pd.DataFrame, where: str) -> None:
 
 
 def _check_values(
-    table: pd.DataFrame, column: str, known: Sequence[str], where: str, cure: str = "Use one of these values."
+    table: pd.DataFrame,
+    column: str,
+    known: Sequence[str],
+    where: str,
+    cure: str = "Use one of these values.",
+    others: Sequence[str] = (),
 ) -> None:
     fail_at(
         ~table[column].isin(known).to_numpy(bool),
         where,
         column,
-        lambda row: f"{_shown(table[column].iloc[row])} is not one of {', '.join(known)}",
+        lambda row: (
+            f"{_shown(table[column].iloc[row])} is not one of {', '.join(known)}"
+            f"{near(str(table[column].iloc[row]), [*known, *others])}"
+        ),
         cure,
     )
 
 
 def _check_labels(table: pd.DataFrame, labels: LabelSet, where: str) -> None:
     cure = "Use the keys or names of the configuration's task.labels."
-    _check_values(table, "label", labels.keys, where, cure)
+    _check_values(table, "label", labels.keys, where, cure, labels.names)
 
 
 def _shown(value: Any) -> str:

@@ -12,7 +12,8 @@ import pandas as pd
 
 from mjd import schemas
 from mjd.config import ItemsData, OodData, PairsData, Task
-from mjd.data import checks, public, tables
+from mjd.data import annotation_tables, checks, public, tables
+from mjd.data.checks import TableName
 from mjd.data.published import load_published_answers, load_published_selection
 
 __all__ = ["load_items", "load_ood", "load_pairs", "load_published_answers", "load_published_selection"]
@@ -39,13 +40,11 @@ def load_items(
     """
     labels, sets = task.label_set, list(task.label_counts)
     if data.loader == "tables":
-        where = str(data.items)
-        items = tables.as_items(tables.read_table(where), labels, task.text_fields, sets, where)
-        explanations_where = str(data.human_explanations)
-        explanations = _own_explanations(data, task)
+        items, where = _own_items(str(data.items), task)
+        explanations, explanations_where = _own_explanations(data, task)
     else:
         items, explanations = public.mjd_estimator(directories, labels, task.text_fields, sets)
-        where = explanations_where = data.loader
+        where = explanations_where = TableName(data.loader)
     every_hjd = task.train_hjd == "all"
     checks.check_items(items, labels, task.text_fields, sets, where, every_hjd, fine_tuning)
     checks.check_human_explanations(explanations, items, labels, explanations_where)
@@ -57,12 +56,28 @@ def load_items(
     return items, _ordered_like(items, explanations)
 
 
-def _own_explanations(data: ItemsData, task: Task) -> pd.DataFrame:
+def _own_items(path: str, task: Task) -> tuple[pd.DataFrame, TableName]:
+    labels, fields, sets = task.label_set, task.text_fields, list(task.label_counts)
+    raw, where = tables.read_table(path, schemas.columns(schemas.items(labels, fields, sets)))
+    annotation_tables.check_rows_are_items(raw, labels, fields, sets, where)
+    items = tables.as_items(raw, labels, fields, sets, where)
+    annotation_tables.check_votes_are_merged(items, labels, fields, sets, where)
+    return items, where
+
+
+def _own_explanations(data: ItemsData, task: Task) -> tuple[pd.DataFrame, TableName]:
+    columns = schemas.columns(schemas.human_explanations())
     if data.human_explanations is None:
-        raw = pd.DataFrame({name: [] for name in schemas.columns(schemas.human_explanations())}, dtype=str)
+        raw, where = pd.DataFrame({name: [] for name in columns}, dtype=str), TableName("no human explanations")
     else:
-        raw = tables.read_table(data.human_explanations)
-    return tables.as_human_explanations(raw, task.label_set, str(data.human_explanations))
+        raw, where = tables.read_table(data.human_explanations, columns)
+    return tables.as_human_explanations(raw, task.label_set, where), where
+
+
+def _own_labelled(path: str, columns: list[str], task: Task) -> tuple[pd.DataFrame, TableName]:
+    raw, where = tables.read_table(path, [*columns, "label"])
+    annotation_tables.check_rows_are_pairs(raw, task.text_fields, where)
+    return tables.as_labelled(raw, columns, task.label_set, where), where
 
 
 def _ordered_like(items: pd.DataFrame, explanations: pd.DataFrame) -> pd.DataFrame:
@@ -81,9 +96,9 @@ def load_pairs(data: PairsData, task: Task, directories: Mapping[str, Path]) -> 
         DataError: a file is missing or its content invalid, naming file, row and column.
     """
     labels, fields = task.label_set, task.text_fields
-    where = str(data.path) if data.loader == "tables" else data.loader
+    where = TableName(data.loader)
     if data.loader == "tables":
-        pairs = tables.as_labelled(tables.read_table(where), ["uid", *fields], labels, where)
+        pairs, where = _own_labelled(str(data.path), ["uid", *fields], task)
     elif data.loader == "esnli":
         pairs = public.esnli(public.source_directory(directories, "esnli"), labels, fields)
     else:
@@ -102,9 +117,9 @@ def load_ood(data: OodData, task: Task, directories: Mapping[str, Path], limit: 
         DataError: a file is missing or its content invalid, naming file, row and column.
     """
     labels, fields = task.label_set, task.text_fields
-    where = str(data.path) if data.loader == "tables" else data.loader
+    where = TableName(data.loader)
     if data.loader == "tables":
-        ood = tables.as_labelled(tables.read_table(where), ["uid", "round", *fields], labels, where)
+        ood, where = _own_labelled(str(data.path), ["uid", "round", *fields], task)
     elif data.loader == "anli-dev":
         ood = public.anli_dev(public.source_directory(directories, "anli-dev"), labels, fields, data.rounds)
     else:

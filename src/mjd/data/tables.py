@@ -3,59 +3,69 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from mjd.data.checks import check_columns, fail_at
+from mjd.data import csv_files, parquet_files
+from mjd.data.checks import TableName, at_row, check_columns, fail_at, is_number
 from mjd.errors import DataError
-from mjd.io import read_parquet
 from mjd.labels import LabelSet
 
 _log = logging.getLogger(__name__)
 
 
-def read_table(path: str | Path) -> pd.DataFrame:
-    """Read a CSV or Parquet file (by suffix) as trimmed text, one str column each; an empty cell is "".
+def read_table(path: str | Path, used: Collection[str] = ()) -> tuple[pd.DataFrame, TableName]:
+    """Read a CSV or Parquet file (by suffix, in any case) as trimmed text; an empty or missing cell is "".
+
+    Args:
+        path: the file.
+        used: columns that will be asked for, if they are there. Other columns that hold no text are left empty.
+
+    Returns:
+        The table, one str column each, and its name with the line of each row.
 
     Raises:
-        DataError: the file is missing, damaged, of another kind, or has rows with more fields than its header.
+        DataError: the file is missing, damaged or of another kind, loses rows or characters if read as it stands, or a
+            used column cannot be text.
     """
     path = Path(path)
-    if path.suffix == ".parquet":
-        return _as_text(read_parquet(path))
-    if path.suffix != ".csv":
-        raise DataError(f"{path} is neither CSV nor Parquet.", "Give a file whose name ends in .csv or .parquet.")
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist.", "Correct the path in the configuration.") from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        problem = f"{path} is not a readable CSV file ({str(error).strip()})."
-        raise DataError(
-            problem, "Save it as UTF-8 CSV with a header line, and put texts with commas in quotes."
-        ) from error
-    if not isinstance(table.index, pd.RangeIndex):  # pandas took the fields beyond the header for row names
-        columns, fields = len(table.columns), len(table.columns) + table.index.nlevels
-        raise DataError(
-            f"{path}, row 1 has {fields} fields, but the header names {columns} columns.",
-            'Put texts with commas in quotes ("well, no"), and end no row with a comma.',
-        )
-    return _as_text(table)
+    suffix = path.suffix.lower()
+    if suffix not in (".csv", ".parquet"):
+        raise DataError(f"{path} is neither CSV nor Parquet (by its suffix).", _cure_of_suffix(path))
+    columns, where = (csv_files.read_csv if suffix == ".csv" else parquet_files.read_parquet)(path, used)
+    n_rows = max((len(cells) for cells in columns.values()), default=0)
+    texts = {name: [cell.strip() for cell in cells] for name, cells in columns.items()}
+    _warn_of_lost_characters({name: cells for name, cells in texts.items() if name in used}, where)
+    return pd.DataFrame(texts, index=pd.RangeIndex(n_rows), dtype=object), where
 
 
-def _as_text(table: pd.DataFrame) -> pd.DataFrame:
-    texts = {str(name).strip(): _text_column(table[name]) for name in table.columns}
-    return pd.DataFrame(texts, index=pd.RangeIndex(len(table)))
+def _warn_of_lost_characters(texts: Mapping[str, Sequence[str]], where: TableName) -> None:
+    """Warn of U+FFFD, which programs write in place of characters that they could not decode."""
+    for name, cells in texts.items():
+        if rows := [row for row, cell in enumerate(cells) if "\ufffd" in cell]:
+            _log.warning(
+                "%s, %s, column %r: %d texts have the character U+FFFD in place of one that was lost when the table "
+                "was made. Export it again, as UTF-8.",
+                where, at_row(where, rows[0]), name, len(rows),
+            )  # fmt: skip
 
 
-def _text_column(cells: pd.Series[Any]) -> list[str]:
-    if pd.api.types.is_float_dtype(cells.dtype):  # 3.0 is written 3, as it would be in a CSV
-        return ["" if pd.isna(value) else np.format_float_positional(value, trim="-") for value in cells]
-    return ["" if value is None or value is pd.NA or value != value else str(value).strip() for value in cells]
+def _cure_of_suffix(path: Path) -> str:
+    """How to bring a file of another kind."""
+    name = path.name.lower()
+    if name.endswith((".tsv", ".tab")):
+        return f"Put commas between the cells: {csv_files.converted(path, chr(9))}"
+    if name.endswith((".jsonl", ".ndjson", ".json")):
+        return csv_files.converted_json(path, lines=not name.endswith(".json"))
+    if name.endswith((".csv.gz", ".csv.zip", ".csv.bz2", ".csv.xz", ".csv.zst")):
+        return "Decompress it, so that its name ends in .csv."
+    if name.endswith((".xlsx", ".xls", ".xlsm", ".ods")):
+        return "Save the sheet as CSV UTF-8, from Excel or LibreOffice."
+    return "Give a file whose name ends in .csv or .parquet."
 
 
 def as_items(
@@ -114,13 +124,18 @@ def as_labelled(raw: pd.DataFrame, columns: Sequence[str], labels: LabelSet, whe
 def as_numbers(raw: pd.DataFrame, column: str, where: str) -> pd.Series[float]:
     """A text column as floats, an empty cell as NaN; raises `DataError` for a cell that is not a number."""
     cells = raw[column]
-    numbers = pd.to_numeric(cells, errors="coerce").astype(float)
+    cure = "Give a number with a decimal point, or leave the cell empty."
+    filled = (cells != "").to_numpy(bool)
+    numeric = np.array([is_number(cell) for cell in cells], dtype=bool)
+    fail_at(filled & ~numeric, where, column, lambda row: f"{cells.iloc[row]!r} is not a number", cure)
+    numbers = pd.Series([float(cell) if cell else np.nan for cell in cells], index=cells.index, dtype=float)
+    vanished = np.array([bool(re.search("[1-9]", re.split("e", cell, flags=re.I)[0])) for cell in cells], dtype=bool)
     fail_at(
-        (numbers.isna() & (cells != "")).to_numpy(bool),
+        vanished & (numbers == 0).to_numpy(bool),
         where,
         column,
-        lambda row: f"{cells.iloc[row]!r} is not a number",
-        "Give a number with a decimal point, or leave the cell empty.",
+        lambda row: f"{cells.iloc[row]!r} is too small for a number",
+        "Write 0, or a larger number.",
     )
     return numbers
 
