@@ -89,3 +89,15 @@ def test_pairs_with_the_texts_of_items_are_reported_by_split(caplog: pytest.LogC
 def test_texts_of_two_fields_do_not_run_together() -> None:
     table = pd.DataFrame({"premise": ["a b", "a"], "hypothesis": ["c", "b c"]})
     assert text_keys(table, FIELDS).nunique() == 2
+
+
+def test_label_counts_that_differ_or_are_missing_are_compared(nli_labels: LabelSet) -> None:
+    table = items(
+        ("a", "x", "train", NONE), ("b", "x", "train", NONE), ("c", "y", "dev", SOFT), ("d", "y", "dev", SOFT)
+    )
+    for column, counts in zip(
+        nli_labels.columns("own"), ([4, 3, None, None], [1, 2, None, None], [0] * 4), strict=True
+    ):
+        table[column] = pd.array(counts, dtype="Int64")
+    found = items_report(table, nli_labels, FIELDS, ["own"], "items.csv")["repeated_texts"]
+    assert (found["n_texts"], found["n_with_different_distributions"], found["examples"]) == (2, 1, [["a", "b"]])
