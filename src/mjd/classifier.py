@@ -235,7 +235,7 @@ def warn_of_truncation(
             100 * truncated.mean(),
             max_length,
             ", ".join(named),
-            ", ..." * (int(truncated.sum()) > len(named)),
+            f" and {truncated.sum() - len(named)} more" * (int(truncated.sum()) > len(named)),
         )
     return {"n": len(truncated), "n_truncated": int(truncated.sum()), "first_uids": named}
 

@@ -23,6 +23,7 @@ from mjd.classifier import (
     load_encoder,
     predict,
     save_classifier,
+    warn_of_truncation,
 )
 from mjd.devices import resolve_device, set_threads
 from mjd.errors import DataError, ModelError
@@ -412,3 +413,11 @@ def test_encode_truncated_ids_are_those_of_the_tokenizer(tiny_encoder: Path) -> 
 
 def test_label_order_ignores_white_space(nli_labels: LabelSet) -> None:
     check_label_order({0: "entailment ", 1: " neutral", 2: "contradiction"}, nli_labels, "x")
+
+
+def test_truncation_of_many_texts_names_the_first_and_counts_the_rest(caplog: pytest.LogCaptureFixture) -> None:
+    uids = pd.Series([f"u{k}" for k in range(8)])
+    found = warn_of_truncation(np.array([True] * 7 + [False]), uids, "R1", 64)
+    assert found == {"n": 8, "n_truncated": 7, "first_uids": ["u0", "u1", "u2", "u3", "u4"]}
+    assert "R1: 7 of 8 texts (87.5 %) are longer than max_length 64" in caplog.text
+    assert "u0, u1, u2, u3, u4 and 2 more. Raise the encoder's max_length." in caplog.text
