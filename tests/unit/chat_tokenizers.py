@@ -85,8 +85,6 @@ def tokenizer_of(kind: str, template: str | None = CHATML) -> PreTrainedTokenize
 def save_tokenizer(directory: Path, kind: str, template: str | None = CHATML, more: Sequence[str] = ()) -> Path:
     """Save a tokenizer of `kind`, with `more` special tokens, as a model directory without weights."""
     tokenizer = tokenizer_of(kind, template)
-    tokenizer.add_special_tokens(
-        {"additional_special_tokens": [*tokenizer.additional_special_tokens, *more]}
-    ) if more else None
+    tokenizer.add_tokens(list(more), special_tokens=True)
     tokenizer.save_pretrained(directory)
     return directory

@@ -149,8 +149,7 @@ class ChatTokenizer:
         if not texts:  # tokenizers of Transformers refuse an empty list
             return []
         bare = [text.text if isinstance(text, Prompt) else text for text in texts]
-        ids = self.tokenizer(bare, add_special_tokens=self.is_plain, return_attention_mask=False)["input_ids"]
-        found = [list(map(int, one)) for one in ids]
+        found = self._ids(bare)
         for i, prompt in enumerate(texts):
             if isinstance(prompt, Prompt) and self.markers.is_read_from_text(prompt, found[i]):
                 found[i] = self.markers.as_text(prompt)
@@ -161,6 +160,11 @@ class ChatTokenizer:
                 "Shorten the prompt templates or the explanations, or choose a model with a longer context.",
             )
         return found
+
+    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of texts, of any length."""
+        ids = self.tokenizer(list(texts), add_special_tokens=self.is_plain, return_attention_mask=False)["input_ids"]
+        return [list(map(int, one)) for one in ids]
 
     def check(self, requests: Sequence[Generate | Score], names: Sequence[str]) -> None:
         """Check the prompts of a job before its first answer, and note what is special about them.
@@ -325,7 +329,7 @@ class ChatTokenizer:
         tail = prompt[-64:]
         key = (tuple(letters), tail)
         if key not in self._letter_ids:
-            base, *longer = self.encode([tail, *(tail + letter for letter in letters)])
+            base, *longer = self._ids([tail, *(tail + letter for letter in letters)])
             unknown = self.tokenizer.unk_token_id
             self._letter_ids[key] = [
                 ids[-1] if ids[: len(base)] == base and len(ids) == len(base) + 1 and ids[-1] != unknown else None
@@ -336,7 +340,7 @@ class ChatTokenizer:
     def _no_token(self, letter: str, how: str) -> ModelError:
         return ModelError(
             f"The tokenizer of {self.name} does not write the option letter {letter!r} {how} "
-            f"({self.tokenizer.convert_ids_to_tokens(self.encode([letter])[0])}).",
+            f"({self.tokenizer.convert_ids_to_tokens(self._ids([letter])[0])}).",
             "Use a scorer whose tokenizer does, letter_tokens: all, or a prompt that ends in a line break.",
         )
 

@@ -23,7 +23,9 @@ def spellings(tokenizer: Any, letters: Sequence[str]) -> dict[str, list[int]]:
     for letter in letters:
         forms = [space + letter for space in _SPACES]
         ids = {vocabulary.get(form, vocabulary.get(form.encode())) for form in forms}
-        found[letter] = sorted(int(i) for i in ids if i is not None and i not in added)
+        known = sorted(int(i) for i in ids if i is not None and i not in added)
+        # A byte-level vocabulary writes bytes as characters: one that looks like a letter may be half of another.
+        found[letter] = [i for i in known if tokenizer.decode([i]).strip() == letter]
     return found
 
 

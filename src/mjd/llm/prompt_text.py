@@ -64,7 +64,7 @@ def frame_of(render: Callable[[Sequence[Message]], str], roles: Sequence[str], n
         if whole.count(content) > 1:
             raise ModelError(f"The chat template of {name} writes the {role} message more than once.", _ALTERED)
         if content not in rest:
-            raise _misfit(name, role, content, whole)
+            raise _lacking(name, role, content, rest, whole)
         piece, _, rest = rest.partition(content)
         pieces.append(piece)
     return Frame((*pieces, rest))
@@ -134,7 +134,7 @@ def _spans_found(text: str, messages: Sequence[Message], name: str) -> tuple[tup
         while first:
             found = text.find(first, start)
             if found < 0:
-                raise _misfit(name, message.role, message.content, text[at:])
+                raise _altered(name, message.role, message.content, text[at:])
             stop = _matched(text, found, message.content)[0]
             if stop is not None:
                 spans.append((found, stop))
@@ -146,19 +146,24 @@ def _spans_found(text: str, messages: Sequence[Message], name: str) -> tuple[tup
     return tuple(spans)
 
 
-def _misfit(name: str, role: str, content: str, text: str) -> ModelError:
-    """The error of a message that does not stand in the prompt."""
-    start = content.strip()[:24]
-    place = text.find(start)
-    is_there = bool(start) and place >= 0
-    if not is_there and start.lower() not in text.lower():
+def _lacking(name: str, role: str, content: str, rest: str, whole: str) -> ModelError:
+    """The error of a stand-in that does not stand where it should in a frame."""
+    if content in whole:
+        return ModelError(f"The chat template of {name} changes the order of messages (the {role} one).", _ALTERED)
+    if content.lower() in rest.lower():
         return ModelError(
-            f"The chat template of {name} leaves out the {role} message ({start!r}...).",
-            _DROPPED if role == "system" else _ALTERED,
+            f"The chat template of {name} alters the {role} message (its upper and lower case).", _ALTERED
         )
-    same = _matched(text, place, content.strip())[1] if is_there else 0
+    cure = _DROPPED if role == "system" else _ALTERED
+    return ModelError(f"The chat template of {name} leaves out the {role} message.", cure)
+
+
+def _altered(name: str, role: str, content: str, text: str) -> ModelError:
+    """The error of a message that does not stand in a prompt as it is."""
+    content = content.strip()
+    starts = (text.find(content[:size]) for size in (24, 8, 2))
+    place = next((start for start in starts if start >= 0), None)
+    same = 0 if place is None else _matched(text, place, content)[1]
     return ModelError(
-        f"The chat template of {name} alters the {role} message (from {content.strip()[same : same + 40]!r} on), or "
-        "changes the order of messages.",
-        _ALTERED,
+        f"The chat template of {name} alters the {role} message (from {content[same : same + 40]!r} on).", _ALTERED
     )
