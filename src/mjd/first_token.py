@@ -109,8 +109,8 @@ def sample_answers(
             names = ("uid", "explanation_order", "option_order")
             rows.append({"system": variant.slug} | dict(zip(names, key, strict=True)) | {"first_token_letter": letter})
             requests.append(Generate(prompts[key], settings.generated_tokens))
-    uids = [row["uid"] for row in rows]
-    answers = ask(engine, requests, store, tally, "answers to sampled prompts", uids)
+    asked_for = [f"item {row['uid']} (a sampled prompt of {row['system']})" for row in rows]
+    answers = ask(engine, requests, store, tally, "answers to sampled prompts", asked_for)
     letters = variants[0].settings.labels.letters if variants else ()
     found = [{"text": a["text"], "letter": answer_letter(a["text"], letters)} for a in answers]
     columns = answers_schema().names

@@ -46,10 +46,10 @@ def ask(
 ) -> list[dict[str, Any]]:
     """The answers (fields of `Generated`) to `requests`, in order; equal requests are asked once.
 
-    `names` names the item of each in errors and warnings. All are checked before the first is answered. Answers found
-    in `store` are not asked for again; each fresh one is stored as it comes.
+    `names` says what each request is, in errors and warnings. All are checked before the first is answered. Answers
+    found in `store` are not asked for again; each fresh one is stored as it comes.
     """
-    names = names or [str(number) for number in range(1, len(requests) + 1)]
+    names = names or [f"request {number}" for number in range(1, len(requests) + 1)]
     engine.check(requests, names)
     keys = [request_key(engine.info, request) for request in requests]
     replies = store.get(keys)
@@ -74,13 +74,15 @@ def ask(
 
 
 def warn_of_cut_answers(
-    requests: Sequence[Generate], answers: Sequence[Mapping[str, Any]], names: Sequence[str]
+    requests: Sequence[Generate], answers: Sequence[Mapping[str, Any] | None], names: Sequence[str]
 ) -> list[str]:
     """Names of the answers that ended with the model's context, before `max_new_tokens`; a warning names some."""
     cut = [
         name
         for request, answer, name in zip(requests, answers, names, strict=True)
-        if answer["finish_reason"] == "length" and 0 < answer["usage"]["completion_tokens"] < request.max_new_tokens
+        if answer
+        and answer["finish_reason"] == "length"
+        and 0 < answer["usage"]["completion_tokens"] < request.max_new_tokens
     ]
     if cut:
         log.warning(
@@ -103,7 +105,7 @@ def generate_answers(
 ) -> pd.DataFrame:
     """Raw answers (uid, label, text, finish_reason), items in order, labels in label order; each asked for once."""
     asked = list(explain_requests(items, labels, text_fields, prompts, sampling, seed))
-    names = [f"{uid} (label {label})" for uid, label, _ in asked]
+    names = [f"item {uid} (label {label})" for uid, label, _ in asked]
     answers = ask(engine, [request for _, _, request in asked], store, tally, what, names)
     rows = [
         (uid, label, answer["text"], answer["finish_reason"])

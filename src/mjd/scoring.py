@@ -217,7 +217,9 @@ def score_items(
     """
     prompts = list(item_prompts(items, explanations, settings))
     each = [(uid, prompt) for uid, of_item in prompts for prompt in of_item]
-    engine.check([Score(prompt.messages, settings.labels.letters) for _, prompt in each], [uid for uid, _ in each])
+    engine.check(
+        [Score(prompt.messages, settings.labels.letters) for _, prompt in each], [f"item {uid}" for uid, _ in each]
+    )
     rows: list[tuple[Any, ...]] = []
     with Progress(what, sum(len(of_item) for _, of_item in prompts), "prompts") as progress:
         progress.note = engine.note

@@ -203,13 +203,13 @@ class CheckingEngine(FakeEngine):
 def test_all_prompts_are_checked_with_their_items_before_the_first_is_scored(tmp_path: Path) -> None:
     engine = CheckingEngine()
     score_items(engine, ITEMS, SHOWN, settings(), ScoreChunks(tmp_path), Tally())
-    assert engine.checked == [(Score, uid, 0) for uid in ["i1"] * 12 + ["i2"] * 6]
+    assert engine.checked == [(Score, f"item {uid}", 0) for uid in ["i1"] * 12 + ["i2"] * 6]
 
 
 def test_all_prompts_are_checked_with_their_items_before_the_first_is_answered(tmp_path: Path) -> None:
     engine = CheckingEngine()
     answers(engine, tmp_path / "s.sqlite")
-    assert engine.checked == [(Generate, f"{uid} (label {label})", 0) for uid in ("i1", "i2") for label in "enc"]
+    assert engine.checked == [(Generate, f"item {uid} (label {label})", 0) for uid in ("i1", "i2") for label in "enc"]
 
 
 class CutEngine(FakeEngine):
@@ -228,11 +228,8 @@ def test_answers_cut_off_by_the_models_context_are_counted_with_their_items(
         tally = Tally()
         caplog.clear()
         answers(CutEngine(), tmp_path / "s.sqlite", tally=tally)
-        assert (
-            "1 answers were cut off by the end of the model's context, before max_new_tokens: i1 (label e)"
-            in caplog.text
-        )
-        assert tally.provenance()["cut_at_context_end"] == ["i1 (label e)"]
+        assert "cut off by the end of the model's context, before max_new_tokens: item i1 (label e)" in caplog.text
+        assert tally.provenance()["cut_at_context_end"] == ["item i1 (label e)"]
 
 
 @pytest.mark.parametrize("text", ["{premise}", "{0} {options}", "{{ 7 * 7 }}", "{% raw %}", "%s $x \\1", "{"])

@@ -151,7 +151,7 @@ class Engine(ABC):
     def score(self, requests: Sequence[Score]) -> Iterator[tuple[int, Scored]]: ...
 
     def check(self, requests: Sequence[Generate | Score], names: Sequence[str]) -> None:  # noqa: B027 -- most engines have nothing to check
-        """Check all requests of a job before the first of them is answered; `names` names the item of each.
+        """Check all requests of a job before the first of them is answered; `names` says what each is.
 
         Raises:
             MjdError: one of them cannot be answered as asked.

@@ -171,7 +171,7 @@ class ChatTokenizer:
 
         Args:
             requests: all of the job's.
-            names: names the item of each, for errors and warnings.
+            names: what each is (`item i1`), for errors and warnings.
 
         Raises:
             ModelError: a prompt cannot be rendered or read as asked; the item is named.
@@ -193,7 +193,7 @@ class ChatTokenizer:
                     if wanted and len(ids) + wanted > self.longest:
                         near.append(name)
             except ModelError as error:
-                raise ModelError(f"Item {name}: {error.problem}", error.cure) from None
+                raise ModelError(f"{name[:1].upper()}{name[1:]}: {error.problem}", error.cure) from None
         if requests:
             roles = (f"{{{message.role}}}" for message in request.messages)
             self._found["prompt_frame"] = "".join(

@@ -135,7 +135,7 @@ class VllmEngine(Engine):
         """Raise `ModelError` when an answer might be cut off at `vllm.max_length`."""
         longest, most = len(ids) + request.max_new_tokens, self.settings.vllm.max_length
         if most and longest > most:
-            where = f"Item {name}: a" if name else "A"
+            where = f"{name[:1].upper()}{name[1:]}: a" if name else "A"
             raise ModelError(
                 f"{where} prompt and its answer may have {longest} tokens, but vllm.max_length is {most}.",
                 "Raise vllm.max_length (null: the model's own), or lower max_new_tokens.",
