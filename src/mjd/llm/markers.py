@@ -20,6 +20,7 @@ from mjd.llm.prompt_text import Prompt
 
 # Lower-case letters and digits: no normaliser changes them.
 _PRIVATE = "zqxjkvmjd{:06d}vkjxqz"
+_BEGINNING = 3
 # Chat structure is written in brackets: <think>, [TOOL_CALLS], |||x|||, <｜x｜>, ◁think▷.
 _BRACKETS = "<>[]{}|｜◁▷"
 _ANY_PRIVATE = re.compile(r"zqxjkvmjd\d{6}vkjxqz")
@@ -47,22 +48,32 @@ class Markers:
         self.ids = frozenset(self.texts.values()) - {tokenizer.unk_token_id}
         longest_first = sorted(self.texts, key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+        # Tokenizers have hundreds of reserved tokens, whose beginnings are few: looking for those is fast.
+        self._by_beginning: dict[str, list[str]] = {}
+        for text in longest_first:
+            self._by_beginning.setdefault(text[:_BEGINNING], []).append(text)
+        self._beginnings = re.compile("|".join(map(re.escape, self._by_beginning)) or r"(?!)")
         self._in_frames: dict[str, list[int]] = {}
 
     def inside(self, prompt: Prompt) -> list[str]:
         """Markers that the contents of `prompt` spell, alone or together with the template's text beside them."""
         return [
-            found.group()
-            for found in self._found(prompt.text)
-            if any(found.start() < stop and start < found.end() for start, stop in prompt.spans)
+            marker
+            for at, marker in self._found(prompt.text)
+            if any(at < stop and start < at + len(marker) for start, stop in prompt.spans)
         ]
 
-    def _found(self, text: str) -> Iterator[re.Match[str]]:
-        """Markers in a text, overlapping ones too."""
+    def _found(self, text: str) -> Iterator[tuple[int, str]]:
+        """Where markers begin in a text, overlapping ones too; of those that begin at one place the longest."""
         at = 0
-        while found := self._pattern.search(text, at):
-            yield found
-            at = found.start() + 1
+        while found := self._beginnings.search(text, at):
+            start = found.start()
+            beginnings = (text[start : start + n] for n in range(_BEGINNING, 0, -1))
+            markers = (marker for beginning in beginnings for marker in self._by_beginning.get(beginning, ()))
+            marker = next((marker for marker in markers if text.startswith(marker, start)), None)
+            if marker:
+                yield start, marker
+            at = start + 1
 
     def is_read_from_text(self, prompt: Prompt, ids: Sequence[int]) -> bool:
         """True when the tokens of `prompt` hold markers that are not the template's, or lack some that are."""
