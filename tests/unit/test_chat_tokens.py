@@ -89,8 +89,9 @@ def test_one_token_for_two_letters_is_refused(tmp_path: Path) -> None:
 
     spec.normalizer = normalizers.Replace("B", "A")
     PreTrainedTokenizerFast(tokenizer_object=spec, chat_template=CHATML, unk_token="<unk>").save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match="'A' and 'B' as the same token"):
-        ChatTokenizer(tmp_path, "auto", "tiny").letter_spellings("AB", "x\n")
+    for how in ("all", "single"):
+        with pytest.raises(ModelError, match="'A' and 'B' as the same token"):
+            ChatTokenizer(tmp_path, "auto", "tiny", letter_tokens=how).letter_spellings("AB", "x\n")
 
 
 def test_letter_without_any_single_token_is_refused(tmp_path: Path) -> None:
@@ -309,6 +310,7 @@ def test_switch_of_a_known_family_is_set_for_any_model_that_reads_it(tmp_path: P
         ),
         ("{% if reasoning_effort != 'none' %}[THINK]{% endif %}", {"reasoning_effort": "none"}),
         ("Reasoning: {{ reasoning_effort | default('medium') }}", {}),
+        ("{% if thinking is defined %}<think>{% endif %}", {}),
         ("", {}),
     ],
 )

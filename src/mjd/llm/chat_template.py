@@ -10,6 +10,7 @@ import jinja2.meta
 
 from mjd import registry
 from mjd.errors import ConfigError
+from mjd.reasoning import opens_reasoning
 
 Value = bool | int | float | str
 
@@ -68,6 +69,8 @@ def without_reasoning(
         if switch.known_by and not re.search(switch.known_by, template):
             continue
         more = found | {switch.variable: switch.value}
-        if render(more) != render(found):
+        before, after = render(found), render(more)
+        # A template that only asks whether the variable is there takes any value for yes.
+        if after != before and not opens_reasoning(after):
             found = more
     return found

@@ -322,6 +322,7 @@ class ChatTokenizer:
             if i is None:
                 raise self._no_token(letter, "as one token after the prompt")
             found.append(i)
+        check_distinct({letter: [i] for letter, i in zip(letters, found, strict=True)}, self.name)
         return found
 
     def _glued(self, letters: Sequence[str], prompt: str) -> list[int | None]:
@@ -359,7 +360,7 @@ def _context(path: Path) -> int | None:
     names = ("max_position_embeddings", "n_positions", "max_sequence_length")
     config = _config_value(path, None) or {}
     found = (part.get(name) for part in (config, config.get("text_config") or {}) for name in names)
-    return next((int(value) for value in found if value), None)
+    return next((int(value) for value in found if value and int(value) > 0), None)
 
 
 def _config_value(path: Path, key: str | None) -> Any:
