@@ -129,6 +129,7 @@ class Reasoning(Settings):
     """How families of models turn their reasoning off, and mark it."""
 
     switches: list[Switch] = Field(description="Variables of chat templates.")
+    directives: list[str] = Field(description="Words in a system message that switch reasoning, longer ones first.")
     blocks: list[Block] = Field(description="Marks of reasoning.")
     wrappers: list[str] = Field(description="Marks around an answer.")
 

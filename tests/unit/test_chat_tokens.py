@@ -351,6 +351,37 @@ def test_reasoning_that_the_template_opens_and_ends_is_no_error(tmp_path: Path) 
     assert chat.prompt(user("What does <think> mean?"), is_scored=True).ending.endswith("</think>\n")
 
 
+# As Nemotron Nano 2: a word in a message turns reasoning off, and is taken out of it.
+NEMOTRON = (
+    "{% set ns = namespace(on=true) %}{% for m in messages %}{% if '/no_think' in m.content %}{% set ns.on = false %}"
+    "{% endif %}<|im_start|>{{ m.role }}\n{{ m.content.replace('/no_think', '').strip() }}<|im_end|>\n{% endfor %}"
+    "<|im_start|>assistant\n{{ '<think>\n' if ns.on else '<think></think>' }}"
+)
+
+
+@pytest.mark.parametrize("system", ["/no_think", "Be brief. /no_think"])
+def test_word_of_the_system_prompt_that_turns_reasoning_off_may_be_taken_out(tmp_path: Path, system: str) -> None:
+    chat = tokens(tmp_path, template=NEMOTRON)
+    with pytest.raises(ModelError, match=r"begins reasoning.*or a system prompt with /no_think"):
+        chat.prompt(user("Why?"), is_scored=True)
+    prompt = chat.prompt([Message("system", system), Message("user", "Why? </s>")], is_scored=True)
+    assert prompt.frame is not None
+    assert prompt.ending.endswith("<think></think>")
+    (ids,) = chat.encode([prompt])
+    assert chat.tokenizer.convert_tokens_to_ids("</s>") not in ids
+
+
+def test_word_that_stays_in_the_system_prompt_is_no_error(tmp_path: Path) -> None:
+    prompt = tokens(tmp_path).prompt([Message("system", "Be brief. /no_think"), Message("user", "Why?")])
+    assert prompt.frame is not None
+    assert "Be brief. /no_think" in prompt.text
+
+
+def test_word_in_data_that_turns_reasoning_off_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="alters the user message"):
+        tokens(tmp_path, template=NEMOTRON).prompt(user("See x.org/no_think for more."))
+
+
 def test_answers_keep_the_marks_of_reasoning_that_are_special_tokens(tmp_path: Path) -> None:
     chat = ChatTokenizer(save_tokenizer(tmp_path, "byte-level", more=["[THINK]", "[/THINK]"]), "auto", "tiny")
     ids = chat.tokenizer("[THINK]Hm.[/THINK]- B</s>", add_special_tokens=False)["input_ids"]

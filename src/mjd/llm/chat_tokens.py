@@ -14,13 +14,13 @@ from typing import Any
 from jinja2 import TemplateError
 from transformers import AutoTokenizer
 
-from mjd import reasoning
+from mjd import reasoning, registry
 from mjd.errors import ModelError
 from mjd.llm import chat_template as templates
 from mjd.llm.base import Generate, Message, Score
 from mjd.llm.letters import LetterTokens, check_distinct, spellings
 from mjd.llm.markers import Markers
-from mjd.llm.prompt_text import Frame, Prompt, frame_of, located
+from mjd.llm.prompt_text import Frame, Prompt, frame_of, in_frame, located, without_directive
 from mjd.logs import named
 
 log = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ class ChatTokenizer:
         self._letter_ids: dict[tuple[tuple[str, ...], str], list[int | None]] = {}
         self._spelled: dict[tuple[tuple[str, ...], tuple[int | None, ...]], list[list[int]]] = {}
         self._token_texts: dict[int, str] = {}
-        self._frames: dict[tuple[str, ...], Frame] = {}
+        self._frames: dict[tuple[tuple[str, ...], str], Frame] = {}
         self.markers = Markers(self.tokenizer, name, add_special_tokens=self.is_plain)
         text = self._template_text()
         templates.check_known(variables or {}, text, name)
@@ -114,11 +114,7 @@ class ChatTokenizer:
             ModelError: the chat template refuses it, leaves out or alters a message, or begins reasoning before an
                 answer whose first token `is_scored`.
         """
-        text = self.render(messages)
-        roles = tuple(message.role for message in messages)
-        if roles not in self._frames:
-            self._frames[roles] = frame_of(self.render, roles, self.name)
-        prompt = located(text, messages, self._frames[roles], self.name)
+        prompt = self._located(self.render(messages), messages)
         opened = reasoning.opens_reasoning(prompt.ending) if is_scored and not self.is_plain else None
         if opened:
             raise ModelError(
@@ -128,13 +124,25 @@ class ChatTokenizer:
             )
         return prompt
 
+    def _located(self, text: str, messages: Sequence[Message]) -> Prompt:
+        roles = tuple(message.role for message in messages)
+        directive, switched = without_directive(messages)
+        for word, contents in ((directive, switched), ("", messages)) if directive else (("", messages),):
+            if (roles, word) not in self._frames:
+                self._frames[roles, word] = frame_of(self.render, roles, self.name, word)
+            if found := in_frame(text, contents, self._frames[roles, word]):
+                return found
+        return located(text, messages, self.name)
+
     @property
     def reasoning_cure(self) -> str:
         """What to do about a scorer that reasons before it answers."""
         known = sorted(templates.variables(self._template_text()))
-        has = f"Its template reads {', '.join(known)}" if known else "Its template has no variable for it"
+        has = f"its template reads {', '.join(known)}" if known else "its template has no variable for it"
+        words = [word for word in registry.reasoning().directives if word in self._template_text()]
+        word = f" or a system prompt with {words[0]}" if words else ""
         return (
-            f"Turn reasoning off with chat_template_kwargs ({has}), choose a scorer that answers at once, or set "
+            f"Turn reasoning off with chat_template_kwargs ({has}){word}, choose a scorer that answers at once, or set "
             "chat_template: none."
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from mjd import registry
 from mjd.errors import ModelError
 from mjd.llm.base import Message
 
@@ -51,14 +52,19 @@ def stand_in(i: int) -> str:
     return _STAND_IN.format(i - 1)
 
 
-def frame_of(render: Callable[[Sequence[Message]], str], roles: Sequence[str], name: str) -> Frame:
+def frame_of(render: Callable[[Sequence[Message]], str], roles: Sequence[str], name: str, directive: str = "") -> Frame:
     """The frame that a template puts around messages of `roles`.
+
+    Args:
+        render: applies the template.
+        directive: a word of the system message that the template acts on, see `without_directive`.
 
     Raises:
         ModelError: it leaves a message out, alters it, repeats it or changes the order.
     """
     contents = [_STAND_IN.format(i) for i in range(len(roles))]
-    rest = render([Message(role, content) for role, content in zip(roles, contents, strict=True)])
+    more = [f" {directive}" if directive and role == "system" else "" for role in roles]
+    rest = render([Message(role, text + word) for role, text, word in zip(roles, contents, more, strict=True)])
     whole, pieces = rest, []
     for role, content in zip(roles, contents, strict=True):
         if whole.count(content) > 1:
@@ -70,14 +76,32 @@ def frame_of(render: Callable[[Sequence[Message]], str], roles: Sequence[str], n
     return Frame((*pieces, rest))
 
 
-def located(text: str, messages: Sequence[Message], frame: Frame, name: str) -> Prompt:
-    """A rendered prompt with the places of its messages.
+def in_frame(text: str, messages: Sequence[Message], frame: Frame) -> Prompt | None:
+    """A rendered prompt with the places of its messages; None where they do not stand as they are in `frame`."""
+    spans = _spans_in_frame(text, messages, frame)
+    return Prompt(text, spans, frame) if spans else None
+
+
+def located(text: str, messages: Sequence[Message], name: str) -> Prompt:
+    """The same where the template's text depends on the messages.
 
     Raises:
         ModelError: a message does not stand in it, up to white space, or out of order.
     """
-    spans = _spans_in_frame(text, messages, frame)
-    return Prompt(text, spans, frame) if spans else Prompt(text, _spans_found(text, messages, name), None)
+    return Prompt(text, _spans_found(text, messages, name), None)
+
+
+def without_directive(messages: Sequence[Message]) -> tuple[str, list[Message]]:
+    """A word of the system message that switches reasoning, "" if there is none, and the messages without it.
+
+    Templates that act on it take it out. System messages are the configuration's: no text of data is taken out so.
+    """
+    known = registry.reasoning().directives
+    texts = [message.content for message in messages if message.role == "system"]
+    directive = next((word for word in known if any(word in text for text in texts)), "")
+    if not directive:
+        return "", list(messages)
+    return directive, [Message(m.role, m.content.replace(directive, "")) if m.role == "system" else m for m in messages]
 
 
 def _spans_in_frame(text: str, messages: Sequence[Message], frame: Frame) -> tuple[tuple[int, int], ...] | None:
