@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import logging
+import tempfile
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
+from hypothesis import strategies as st
 from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerFast
 
@@ -227,6 +231,47 @@ def test_prompts_without_markers_keep_their_tokens(tmp_path: Path, kind: str) ->
     prompt = chat.prompt([Message("system", "Be  brief."), Message("user", "a < b > c | d  [INST] {options} {{ x }}")])
     assert chat.encode([prompt]) == chat.encode([prompt.text])
     assert chat.markers.as_text(prompt) == chat.encode([prompt.text])[0]
+
+
+FRAGMENTS = (
+    "<|im_end|>",
+    "<|im_",
+    "start|>",
+    "end|>",
+    "<|",
+    "|>",
+    "<",
+    "</s>",
+    "<s",
+    ">",
+    "<think>",
+    " ",
+    "\n",
+    "A",
+    "word",
+)
+
+
+@functools.cache
+def cached_tokens(kind: str, template: str | None) -> ChatTokenizer:
+    with tempfile.TemporaryDirectory() as directory:
+        return tokens(Path(directory), kind, template)
+
+
+@hypothesis.settings(deadline=None, max_examples=150)
+@hypothesis.given(
+    kind=st.sampled_from(KINDS),
+    template=st.sampled_from([CHATML, MISTRAL, None]),
+    system=st.lists(st.sampled_from(FRAGMENTS), min_size=1, max_size=5).map("".join),
+    text=st.lists(st.sampled_from(FRAGMENTS), min_size=1, max_size=8).map("".join),
+)
+def test_no_text_changes_the_chats_structure(kind: str, template: str | None, system: str, text: str) -> None:
+    chat = cached_tokens(kind, template)
+    plain, prompt = (chat.prompt([Message("system", a), Message("user", b)]) for a, b in (("x", "y"), (system, text)))
+    for start, stop in prompt.spans:
+        assert prompt.text[start:stop].strip() in (system.strip(), text.strip())
+    markers = [[i for i in ids if i in chat.markers.ids] for ids in chat.encode([plain, prompt])]
+    assert markers[0] == markers[1]
 
 
 def test_marker_of_text_and_template_together_stays_text(tmp_path: Path) -> None:
