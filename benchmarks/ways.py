@@ -133,7 +133,8 @@ def plain(work: Work) -> Measured:
 
 def tree(work: Work) -> Measured:
     """mjd's prefix trees, from messages to scores."""
-    engine = TransformersEngine(work.model, Llm(title="benchmark", model="benchmark", device="cpu"), work.model)
+    settings = Llm(title="benchmark", model="benchmark", device="cpu", letter_tokens="single")  # as the other ways
+    engine = TransformersEngine(work.model, settings, work.model)
     list(engine.score(work.requests[0][:2]))  # the engine checks itself before its first use
 
     def score(item: int) -> torch.Tensor:

@@ -118,6 +118,7 @@ def load_encoder(
     model = model.to(device).eval()
     keep_freed_memory()
     onednn.use_in_linear_layers(model)
+    tokenizer.split_special_tokens = True  # a text that spells [SEP] or </s> is text
     return model, tokenizer
 
 

@@ -227,6 +227,9 @@ class Analyses(Settings):
         30, ge=0, description="Prompts a variant that are answered in full, to compare with the first token."
     )
     generated_tokens: int = Field(16, ge=1, description="Longest such answer in tokens.")
+    label_mass_warning: float = Field(
+        0.5, ge=0, le=1, description="Warn of scorers whose letters hold less probability than this on average."
+    )
 
 
 class Statistics(Settings):

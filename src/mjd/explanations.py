@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal
@@ -11,6 +12,10 @@ import pandas as pd
 
 from mjd.errors import DataError
 from mjd.labels import LabelSet
+from mjd.logs import named
+from mjd.reasoning import after_reasoning
+
+log = logging.getLogger(__name__)
 
 # A list item: a bullet (*, -, +, •, –) or a number (1. or 1)), white space, text.
 _LIST_ITEM = re.compile(r"^\s*(?:[*\-+•–]|\d{1,2}[.)])\s+(?P<text>\S.*?)\s*$")
@@ -37,11 +42,13 @@ Selection = Literal["first", "longest"]
 def parse_candidates(answer: str) -> list[str]:
     """Candidate explanations of one answer: its bullet or numbered lines; a list-less answer is one candidate.
 
-    A list-less answer that keeps its line breaks (two spaces before each, as Markdown wants) is a list without
-    bullets. A cut-off last line stays a candidate, as in the reference implementation. An empty answer has none.
+    Reasoning that a model writes before its answer holds none, see `mjd.reasoning`. A list-less answer that keeps its
+    line breaks (two spaces before each, as Markdown wants) is a list without bullets. A cut-off last line stays a
+    candidate, as in the reference implementation. An empty answer has none.
     """
-    listed = listed_lines(answer)
-    parts = (" ".join(part.split()) for part in _HARD_BREAK.split(answer.strip()))
+    text = after_reasoning(answer) or ""
+    listed = listed_lines(text)
+    parts = (" ".join(part.split()) for part in _HARD_BREAK.split(text.strip()))
     return listed or [part for part in parts if part]
 
 
@@ -57,13 +64,32 @@ def is_refusal(text: str) -> bool:
 
 
 def candidates(answers: pd.DataFrame) -> pd.DataFrame:
-    """Parse raw answers (uid, label, text) into candidates: uid, label, rank, text, is_refusal."""
+    """Parse raw answers (uid, label, text) into candidates: uid, label, rank, text, is_refusal.
+
+    Answers that never leave their reasoning have none; a warning names them.
+    """
+    if unfinished := without_answer(answers):
+        log.warning(
+            "%d answers end within their reasoning and hold no explanation: %s. Turn reasoning off "
+            "(llms.*.chat_template_kwargs), or give generation a larger max_new_tokens.",
+            len(unfinished),
+            named(unfinished),
+        )
     rows = [
         (answer.uid, answer.label, rank, text, is_refusal(text))
         for answer in answers.itertuples()
         for rank, text in enumerate(parse_candidates(str(answer.text)))
     ]
     return pd.DataFrame(rows, columns=["uid", "label", "rank", "text", "is_refusal"])
+
+
+def without_answer(answers: pd.DataFrame) -> list[str]:
+    """Names of the raw answers (uid, label, text) that never leave their reasoning."""
+    return [
+        f"{answer.uid} (label {answer.label})"
+        for answer in answers.itertuples()
+        if after_reasoning(str(answer.text)) is None
+    ]
 
 
 def rank_candidates(texts: Sequence[str], selection: Selection, line_breaks: bool = False) -> list[str]:

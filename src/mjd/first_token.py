@@ -17,7 +17,8 @@ from mjd.generation import ask
 from mjd.llm.base import Engine, Generate, Message
 from mjd.llm.store import Store
 from mjd.llm.tally import Tally
-from mjd.scoring import PromptSettings, item_prompts
+from mjd.reasoning import after_reasoning
+from mjd.scoring import PromptSettings, item_prompts, top_tokens, warn_of_low_mass
 
 VARIANT = ("scorer", "generator", "source", "selection", "mode")
 
@@ -44,14 +45,17 @@ def schema() -> pa.Schema:
     the first position. `share_no_letter` of the `n_generated` sampled prompts got an answer without a letter; among
     the others, `share_different` have another letter than the first-token argmax, with a Clopper-Pearson interval.
     `share_first_option` of all prompts have the highest score at the option shown first: near 1 the scorer answers
-    with the first letter whatever it reads, and agreement between answer and argmax says little.
+    with the first letter whatever it reads, and agreement between answer and argmax says little. `share_low_mass` of
+    all prompts have a label mass below `low_mass` (`analyses.label_mass_warning`); `top_tokens` are the most frequent
+    ones among the prompts' most probable first tokens, with their shares.
     """
     texts = [pa.field(name, pa.string()) for name in ("system", *VARIANT)]
-    numbers = ("label_mass_mean", "label_mass_p05", "share_first_option", "share_no_letter")
+    mass = ("label_mass_mean", "label_mass_p05", "low_mass", "share_low_mass")
+    numbers = (*mass, "share_first_option", "share_no_letter")
     ends = ("share_different", "share_different_low", "share_different_high")
     counts = [pa.field(name, pa.int64()) for name in ("n_prompts", "n_generated")]
     floats = [pa.field(name, pa.float64()) for name in (*numbers, *ends)]
-    return pa.schema([*texts, *floats, *counts, pa.field("data_set", pa.string())])
+    return pa.schema([*texts, *floats, *counts, pa.field("top_tokens", pa.string()), pa.field("data_set", pa.string())])
 
 
 @dataclass(frozen=True)
@@ -67,8 +71,10 @@ class Variant:
 def answer_letter(text: str, letters: Sequence[str]) -> str | None:
     """The first option letter that stands alone in an answer (`B`, `(B)`, `B. neutral`); None if there is none.
 
-    An article ("A neutral answer") is no letter; "A is right" and "A or B" start with one.
+    Letters within reasoning (`mjd.reasoning`) are no answer. An article ("A neutral answer") is no letter; "A is right"
+    and "A or B" start with one.
     """
+    text = after_reasoning(text) or ""
     for match in re.finditer(rf"(?<![A-Za-z'])([{''.join(letters)}])(?![A-Za-z'])", text):
         if not (match[1] == "A" and _ARTICLE.match(text, match.end())):
             return match[1]
@@ -105,7 +111,8 @@ def sample_answers(
             names = ("uid", "explanation_order", "option_order")
             rows.append({"system": variant.slug} | dict(zip(names, key, strict=True)) | {"first_token_letter": letter})
             requests.append(Generate(prompts[key], settings.generated_tokens))
-    answers = ask(engine, requests, store, tally, "answers to sampled prompts")
+    asked_for = [f"item {row['uid']} (a sampled prompt of {row['system']})" for row in rows]
+    answers = ask(engine, requests, store, tally, "answers to sampled prompts", asked_for)
     letters = variants[0].settings.labels.letters if variants else ()
     found = [{"text": a["text"], "letter": answer_letter(a["text"], letters)} for a in answers]
     columns = answers_schema().names
@@ -118,15 +125,21 @@ def first_token_table(
     answers: pd.DataFrame,
     confidence: float,
     data_set: str,
+    low_mass: float = 0.5,
 ) -> pd.DataFrame:
-    """The table of `schema`, one row a system; `answers` (schema `answers_schema`) of all of them."""
+    """The table of `schema`, one row a system; `answers` (schema `answers_schema`) of all of them.
+
+    Systems whose letters hold less probability than `low_mass` on average are logged as warnings.
+    """
     rows = []
     for system, table in zip(systems, scores, strict=True):
         asked = answers[answers["system"] == system.slug]
         told = asked.dropna(subset=["letter"])
         row = {"system": system.title} | {name: getattr(system, name) for name in VARIANT}
         row |= {"label_mass_mean": table["label_mass"].mean(), "label_mass_p05": table["label_mass"].quantile(0.05)}
-        row |= {"share_first_option": _share_first_option(table)}
+        row |= {"low_mass": low_mass, "share_low_mass": _share_below(table["label_mass"], low_mass)}
+        row |= {"top_tokens": top_tokens(table) or None, "share_first_option": _share_first_option(table)}
+        warn_of_low_mass(table, low_mass, system.title)
         row |= {"share_no_letter": 1 - len(told) / len(asked) if len(asked) else np.nan}
         row |= {"n_prompts": len(table), "n_generated": len(asked)}
         if len(told):
@@ -136,6 +149,12 @@ def first_token_table(
             row |= {"share_different_low": ends.low, "share_different_high": ends.high}
         rows.append(row)
     return pd.DataFrame(rows, columns=[*schema().names[:-1]]).assign(data_set=data_set)
+
+
+def _share_below(mass: pd.Series, threshold: float) -> float:
+    """Share of the prompts whose label mass is below `threshold`; NaN where the engine gives none."""
+    known = mass.dropna()
+    return float((known < threshold).mean()) if len(known) else np.nan
 
 
 def _share_first_option(scores: pd.DataFrame) -> float:

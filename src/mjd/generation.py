@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -13,8 +14,10 @@ from mjd.labels import LabelSet
 from mjd.llm.base import Engine, Generate, request_key
 from mjd.llm.store import Store, request_record
 from mjd.llm.tally import Tally
-from mjd.logs import Progress
+from mjd.logs import Progress, named
 from mjd.prompts import explain_prompt
+
+log = logging.getLogger(__name__)
 
 
 def explain_requests(
@@ -33,12 +36,21 @@ def explain_requests(
             yield str(item["uid"]), label.key, Generate(messages, **sampling.model_dump(), seed=seed)
 
 
-def ask(engine: Engine, requests: Sequence[Generate], store: Store, tally: Tally, what: str) -> list[dict[str, Any]]:
+def ask(
+    engine: Engine,
+    requests: Sequence[Generate],
+    store: Store,
+    tally: Tally,
+    what: str,
+    names: Sequence[str] | None = None,
+) -> list[dict[str, Any]]:
     """The answers (fields of `Generated`) to `requests`, in order; equal requests are asked once.
 
-
-    Answers found in `store` are not asked for again; each fresh one is stored as it comes.
+    `names` says what each request is, in errors and warnings. All are checked before the first is answered. Answers
+    found in `store` are not asked for again; each fresh one is stored as it comes.
     """
+    names = names or [f"request {number}" for number in range(1, len(requests) + 1)]
+    engine.check(requests, names)
     keys = [request_key(engine.info, request) for request in requests]
     replies = store.get(keys)
     missing = list({key: i for i, key in enumerate(keys) if key not in replies}.values())
@@ -56,7 +68,27 @@ def ask(engine: Engine, requests: Sequence[Generate], store: Store, tally: Tally
                 store.put([(keys[i], request_record(engine.info, requests[i]), asdict(answer))])
                 tally.add(answer.usage)
                 progress.done()
-    return [replies[key] for key in keys]
+    answers = [replies[key] for key in keys]
+    tally.cut_at_context_end += warn_of_cut_answers(requests, answers, names)
+    return answers
+
+
+def warn_of_cut_answers(
+    requests: Sequence[Generate], answers: Sequence[Mapping[str, Any] | None], names: Sequence[str]
+) -> list[str]:
+    """Names of the answers that ended with the model's context, before `max_new_tokens`; a warning names some."""
+    cut = [
+        name
+        for request, answer, name in zip(requests, answers, names, strict=True)
+        if answer
+        and answer["finish_reason"] == "length"
+        and 0 < answer["usage"]["completion_tokens"] < request.max_new_tokens
+    ]
+    if cut:
+        log.warning(
+            "%d answers were cut off by the end of the model's context, before max_new_tokens: %s", len(cut), named(cut)
+        )
+    return cut
 
 
 def generate_answers(
@@ -73,7 +105,8 @@ def generate_answers(
 ) -> pd.DataFrame:
     """Raw answers (uid, label, text, finish_reason), items in order, labels in label order; each asked for once."""
     asked = list(explain_requests(items, labels, text_fields, prompts, sampling, seed))
-    answers = ask(engine, [request for _, _, request in asked], store, tally, what)
+    names = [f"item {uid} (label {label})" for uid, label, _ in asked]
+    answers = ask(engine, [request for _, _, request in asked], store, tally, what, names)
     rows = [
         (uid, label, answer["text"], answer["finish_reason"])
         for (uid, label, _), answer in zip(asked, answers, strict=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +15,8 @@ from tqdm.auto import tqdm
 _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 LOG_EVERY_SECONDS = 15.0
 BURST_SECONDS = 0.05
+# Items that a warning names.
+MOST_NAMED = 10
 
 
 @contextmanager
@@ -40,6 +42,13 @@ def logging_to(path: str | Path | None, level: int = logging.INFO) -> Iterator[N
             if not isinstance(handler, logging.FileHandler):
                 continue
             handler.close()
+
+
+def named(names: Iterable[str]) -> str:
+    """The first few of some names, for warnings, and how many more there are."""
+    distinct = list(dict.fromkeys(names))
+    more = f" and {len(distinct) - MOST_NAMED} more" if len(distinct) > MOST_NAMED else ""
+    return ", ".join(distinct[:MOST_NAMED]) + more
 
 
 def _duration(seconds: float) -> str:

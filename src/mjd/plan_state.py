@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -22,9 +23,11 @@ _TOKENS_A_MESSAGE = 8
 _KEYS_AT_A_TIME = 10_000
 
 
-def own_counter(directory: Path, chat_template: str, model: str) -> TokenCounter:
-    """Counts with an LLM's own tokenizer and chat template."""
-    tokens = ChatTokenizer(directory, chat_template, model)
+def own_counter(
+    directory: Path, chat_template: str, model: str, variables: Mapping[str, Any] | None = None
+) -> TokenCounter:
+    """Counts with an LLM's own tokenizer and chat template, with `variables` of the template."""
+    tokens = ChatTokenizer(directory, chat_template, model, variables=variables)
     return TokenCounter(
         lambda prompts: _lengths(tokens, [tokens.render(messages) for messages in prompts]),
         lambda texts: [n + 1 for n in _lengths(tokens, texts)],  # and the token that ends an answer
@@ -59,7 +62,8 @@ def counters(config: Config, fallback: Mapping[str, Path]) -> dict[str, TokenCou
     for name, llm in config.llms.items():
         directory = Path(config.downloads_dir) / "models" / llm.model
         if (directory / "config.json").is_file():
-            found[name] = own_counter(directory, llm.chat_template, llm.model)
+            variables = config.llm_settings(name).chat_template_kwargs
+            found[name] = own_counter(directory, llm.chat_template, llm.model, variables)
             continue
         named = config.model_entry(llm.model).tokenizer
         model = named if named and named in fallback else next(iter(fallback))

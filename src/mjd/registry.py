@@ -109,6 +109,31 @@ def _revision(path: Path) -> str:
     return "@" + hashlib.sha256(repr(found).encode()).hexdigest()[:12] if found else ""
 
 
+class Switch(Settings):
+    """A variable of chat templates that turns reasoning off."""
+
+    variable: str = Field(description="Its name.")
+    value: bool | int | str = Field(description="The value that turns reasoning off.")
+    known_by: str | None = Field(None, description="Pattern that a template must contain to know the value.")
+
+
+class Block(Settings):
+    """The marks between which models write their reasoning."""
+
+    begin: str = Field(min_length=1, description="Mark that begins it.")
+    end: str = Field(min_length=1, description="Mark that ends it.")
+    only_as_pair: bool = Field(False, description="Ordinary words: marks only where an answer begins and goes on so.")
+
+
+class Reasoning(Settings):
+    """How families of models turn their reasoning off, and mark it."""
+
+    switches: list[Switch] = Field(description="Variables of chat templates.")
+    directives: list[str] = Field(description="Words in a system message that switch reasoning, longer ones first.")
+    blocks: list[Block] = Field(description="Marks of reasoning.")
+    wrappers: list[str] = Field(description="Marks around an answer.")
+
+
 class PublishedSet(Settings):
     """An LLM's published raw answers, one file per item and label."""
 
@@ -169,6 +194,13 @@ def sources(directory: Path = REGISTRY_DIR) -> dict[str, Source]:
 def models(directory: Path = REGISTRY_DIR) -> dict[str, ModelEntry]:
     """All models by id."""
     return _load("models.yaml", ModelEntry, directory)
+
+
+@functools.cache
+def reasoning(directory: Path = REGISTRY_DIR) -> Reasoning:
+    """What is known of models that reason before they answer."""
+    path = directory / "reasoning.yaml"
+    return check(Reasoning, _read(path.name, directory), str(path))
 
 
 def published(directory: Path = REGISTRY_DIR) -> dict[str, PublishedSet]:

@@ -79,7 +79,7 @@ def scores(labels: LabelSet) -> pa.Schema:
     `option_order` the comma-joined label keys in the order shown. `score_*` is a logit or a natural-log probability, as
     `score` in the file's provenance says; null where an API did not list the letter among the most likely tokens, and
     then at most `score_bound` (null otherwise). `label_mass` is the total probability of the label letters, null where
-    the engine does not give it.
+    the engine does not give it. `top_token` is the text of the most probable first token, null where it is not known.
     """
     return pa.schema(
         [
@@ -89,6 +89,7 @@ def scores(labels: LabelSet) -> pa.Schema:
             *_group(labels, "score", pa.float64(), nullable=True),
             pa.field("score_bound", pa.float64()),
             pa.field("label_mass", pa.float64()),
+            pa.field("top_token", pa.string()),
         ]
     )
 

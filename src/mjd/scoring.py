@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,8 +14,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mjd import reasoning
 from mjd.config import Prompts
-from mjd.errors import DataError
+from mjd.errors import DataError, ModelError
 from mjd.io import atomic_path, read_table
 from mjd.labels import LabelSet
 from mjd.llm.base import Engine, Score, Scored, request_key
@@ -25,6 +27,10 @@ from mjd.prompts import Explanation, ScorePrompt, score_prompts
 
 # Fresh scores are written out at least this often; a kill loses no more than this and the pass in progress.
 SECONDS_PER_CHUNK = 10.0
+# Scores after which a scorer that reasons before it answers is refused.
+FIRST_SCORES = 4
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,12 @@ class Known(NamedTuple):
     scores: list[float | None]
     mass: float | None
     bound: float | None
+    top_token: str | None = None
+
+
+def known_score(scored: Scored) -> Known:
+    """What is kept of an engine's response."""
+    return Known(list(scored.scores), scored.mass, scored.bound, scored.top_token)
 
 
 class ScoreCache(Protocol):
@@ -74,8 +86,9 @@ class ScoreChunks:
         self._written = time.monotonic()
         for path in self._paths():
             table = read_table(path).to_pydict()
-            bounds = table.get("bound", [None] * len(table["key"]))
-            for key, *known in zip(table["key"], table["scores"], table["mass"], bounds, strict=True):
+            nothing = [None] * len(table["key"])  # chunks of earlier versions lack columns
+            more = (table.get(name, nothing) for name in ("bound", "top_token"))
+            for key, *known in zip(table["key"], table["scores"], table["mass"], *more, strict=True):
                 self._known[key] = Known(*known)
 
     def look_up(self, keys: Sequence[str]) -> dict[str, Known]:
@@ -83,7 +96,7 @@ class ScoreChunks:
 
     def add(self, key: str, engine: Engine, request: Score, scored: Scored) -> None:
         """Keep a fresh score; it is on disk after at most `SECONDS_PER_CHUNK` of further additions."""
-        self._known[key] = Known(list(scored.scores), scored.mass, scored.bound)
+        self._known[key] = known_score(scored)
         self._fresh.append(key)
         if time.monotonic() - self._written > SECONDS_PER_CHUNK:
             self.flush()
@@ -106,12 +119,13 @@ class ScoreChunks:
         return sorted(self.directory.glob("chunk-*.parquet"))
 
     def _write(self, keys: Sequence[str]) -> None:
-        scores, masses, bounds = zip(*(self._known[key] for key in keys), strict=True)
+        scores, masses, bounds, top_tokens = zip(*(self._known[key] for key in keys), strict=True)
         columns = {
             "key": pa.array(keys, pa.string()),
             "scores": pa.array(scores, pa.list_(pa.float64())),
             "mass": pa.array(masses, pa.float64()),
             "bound": pa.array(bounds, pa.float64()),
+            "top_token": pa.array(top_tokens, pa.string()),
         }
         with atomic_path(self.directory / f"chunk-{uuid.uuid4().hex}.parquet") as temporary:
             pq.write_table(pa.table(columns), temporary, compression="zstd")
@@ -125,7 +139,8 @@ class StoredScores:
 
     def look_up(self, keys: Sequence[str]) -> dict[str, Known]:
         found = self._store.get(keys)
-        return {key: Known(reply["scores"], reply["mass"], reply.get("bound")) for key, reply in found.items()}
+        more = ("bound", "top_token")  # replies of earlier versions lack them
+        return {key: Known(r["scores"], r["mass"], *(r.get(name) for name in more)) for key, r in found.items()}
 
     def add(self, key: str, engine: Engine, request: Score, scored: Scored) -> None:
         self._store.put([(key, request_record(engine.info, request), asdict(scored))])
@@ -194,11 +209,17 @@ def score_items(
     tally: Tally,
     what: str = "scoring",
 ) -> pd.DataFrame:
-    """Score every prompt of every item: uid, explanation_order, option_order, score_*, score_bound, label_mass.
+    """Score every prompt of every item (schema `scores`).
 
-    Prompts already in `cache` are not scored again. `score_*` is in label order, whatever the option order was.
+    Prompts already in `cache` are not scored again. All are checked before the first is scored, and a scorer that turns
+    out to reason before it answers is refused after its first scores. `score_*` is in label order, whatever the option
+    order was.
     """
     prompts = list(item_prompts(items, explanations, settings))
+    each = [(uid, prompt) for uid, of_item in prompts for prompt in of_item]
+    engine.check(
+        [Score(prompt.messages, settings.labels.letters) for _, prompt in each], [f"item {uid}" for uid, _ in each]
+    )
     rows: list[tuple[Any, ...]] = []
     with Progress(what, sum(len(of_item) for _, of_item in prompts), "prompts") as progress:
         progress.note = engine.note
@@ -209,7 +230,50 @@ def score_items(
             cache.flush()
     cache.compact()
     columns = ["uid", "explanation_order", "option_order", *settings.labels.columns("score"), "score_bound"]
-    return pd.DataFrame(rows, columns=[*columns, "label_mass"])
+    return pd.DataFrame(rows, columns=[*columns, "label_mass", "top_token"])
+
+
+def check_answers_at_once(engine: Engine, scored: Sequence[Known]) -> None:
+    """Refuse a scorer whose first tokens begin reasoning: its scores are of letters that it never writes there.
+
+    Args:
+        engine: the scorer.
+        scored: the first scores of a job.
+
+    Raises:
+        ModelError: it reasons before it answers.
+    """
+    token = reasoning.reasons_first((one.top_token, one.mass) for one in scored)
+    if token:
+        raise ModelError(
+            f"{engine.info.model} reasons before it answers: its first token is {token!r}, and the letters have next "
+            f"to no probability ({len(scored)} prompts).",
+            "Turn reasoning off (llms.*.chat_template_kwargs, such as enable_thinking: false), or choose a scorer that "
+            "answers at once.",
+        )
+
+
+def warn_of_low_mass(scores: pd.DataFrame, threshold: float, what: str) -> None:
+    """Log a warning when the letters hold less probability than `threshold` on average, with what holds it."""
+    mass = scores["label_mass"].mean()
+    if mass < threshold:
+        log.warning(
+            "%s: the letters hold a probability of %.3g on average (below %g for %.0f %% of the prompts); the most "
+            "probable first tokens are %s. Scores that leave out most of what the scorer would answer may say little: "
+            "see tables/first_token and analyses.label_mass_warning.",
+            what,
+            mass,
+            threshold,
+            100 * (scores["label_mass"] < threshold).mean(),
+            top_tokens(scores) or "not known",
+        )
+
+
+def top_tokens(scores: pd.DataFrame, n: int = 5) -> str:
+    """The most frequent ones among the most probable first tokens, with their shares: `'The' 62 %, ' A' 11 %`."""
+    known = scores["top_token"].dropna() if "top_token" in scores else pd.Series(dtype=str)
+    shares = known.value_counts(normalize=True).sort_index().sort_values(ascending=False, kind="stable")
+    return ", ".join(f"{token!r} {100 * share:.0f} %" for token, share in shares.head(n).items())
 
 
 def _groups(prompts: list[tuple[str, list[ScorePrompt]]], size: int | None) -> Iterator[list[tuple[str, ScorePrompt]]]:
@@ -243,10 +307,13 @@ def _score_group(
         tally.start()
         for position, scored in engine.score([requests[i] for i in missing]):
             i = missing[position]
-            known[keys[i]] = Known(list(scored.scores), scored.mass, scored.bound)
+            known[keys[i]] = known_score(scored)
             cache.add(keys[i], engine, requests[i], scored)
             tally.add(scored.usage)
             progress.done()
+            if progress.n_done == FIRST_SCORES and not engine.is_paid:  # those have replies under way that cost money
+                check_answers_at_once(engine, [known[key] for key in keys if key in known])
+    check_answers_at_once(engine, [known[key] for key in keys if key in known])
     for key, (uid, prompt) in zip(keys, group, strict=True):
         by_label = dict(zip(prompt.option_order, known[key].scores, strict=True))
         yield (
@@ -256,4 +323,5 @@ def _score_group(
             *(by_label[label] for label in settings.labels.keys),
             known[key].bound,
             known[key].mass,
+            known[key].top_token,
         )

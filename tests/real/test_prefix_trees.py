@@ -58,5 +58,6 @@ def test_scores_equal_one_prompt_at_a_time(
         (ids,) = engine.tokens.encode([prompt])
         with torch.inference_mode():
             logits = model(torch.tensor([ids])).logits[0, -1]
-        expected = logits[engine.tokens.letter_ids(request.letters, prompt)]
+        spelled = engine.tokens.letter_spellings(request.letters, prompt)
+        expected = torch.stack([logits[ids].logsumexp(0) for ids in spelled])
         np.testing.assert_allclose(found[i], expected, atol=1e-4)

@@ -56,6 +56,18 @@ def head_of(model: PreTrainedModel) -> torch.Tensor:
     return weight
 
 
+@pytest.mark.parametrize("name", ["tiny_bert", "tiny_roberta"])
+def test_separators_that_a_text_spells_are_text(
+    name: str, nli_labels: LabelSet, request: pytest.FixtureRequest
+) -> None:
+    _, tokenizer = fresh(request.getfixturevalue(name), nli_labels)
+    spelled = f"rain {tokenizer.sep_token} {tokenizer.cls_token} {tokenizer.mask_token} fell"
+    found = encode(tokenizer, pd.concat([PAIR, PAIR.assign(premise=spelled)]), FIELDS, 64).input_ids
+    special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+    plain, injected = ([i for i in ids.tolist() if i in special] for ids in found)
+    assert injected == plain
+
+
 # -- loading -----------------------------------------------------------------------------------------------------
 
 

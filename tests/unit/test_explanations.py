@@ -15,6 +15,7 @@ from mjd.explanations import (
     rank_candidates,
     select,
     wanted_labels,
+    without_answer,
 )
 
 LABELS = read_config("config/config.yaml").labels
@@ -135,3 +136,41 @@ def test_sources_are_checked_before_any_model_runs() -> None:
 
 def test_sources_that_need_no_humans_pass_the_check() -> None:
     check_sources(["none", "lf", "mnli-lg"], {"mnli-lg": "counts"}, ITEMS, HUMAN[:0], LABELS)
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ("<think>\n- maybe\n- or not\n</think>\n- one\n- two", ["one", "two"]),
+        # The chat template began the reasoning.
+        ("- maybe\n</think>\n\n- one", ["one"]),
+        ("<think></think>It rains.", ["It rains."]),
+        ("- one\n<think>\n- hm\n</think>\n- two", ["one", "two"]),
+        ("<seed:think>- a</seed:think>- one", ["one"]),
+        ("[THINK]\n- a\n[/THINK]\n- one", ["one"]),
+        ("◁think▷- a◁/think▷- one", ["one"]),
+        ("<|channel|>analysis<|message|>- a<|end|>assistant<|channel|>final<|message|>- one", ["one"]),
+        ("analysis- aassistantfinal- one", ["one"]),
+        ("Here is my thought process:\n- a\nHere is my response:\n- one", ["one"]),
+        ("<think>a</think><answer>\n- one\n</answer>", ["one"]),
+        ("<think>\n- maybe\n- or", []),
+        ("Sure.\n<think>\n- maybe", []),
+        ("We use <analysis> tags", ["We use <analysis> tags"]),
+    ],
+)
+def test_candidates_are_read_after_reasoning_never_out_of_it(answer: str, expected: list[str]) -> None:
+    assert parse_candidates(answer) == expected
+
+
+@given(st.text("-*ab\n <>/think", max_size=40), st.text("ab \n", max_size=20))
+def test_nothing_of_a_reasoning_block_becomes_a_candidate(reasoning: str, answer: str) -> None:
+    block = f"<think>{reasoning.replace('<', '(')}secret</think>"
+    assert "secret" not in "".join(parse_candidates(block + answer))
+    assert parse_candidates(block + answer) == parse_candidates(answer)
+
+
+def test_answers_that_end_within_their_reasoning_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    answers = pd.DataFrame({"uid": ["i1", "i2"], "label": "e", "text": ["- a", "<think>- a\n- b"]})
+    assert candidates(answers)["uid"].tolist() == ["i1"]
+    assert without_answer(answers) == ["i2 (label e)"]
+    assert "1 answers end within their reasoning and hold no explanation: i2 (label e)" in caplog.text

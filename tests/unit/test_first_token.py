@@ -124,3 +124,42 @@ def test_share_of_the_first_option_equal_scores_count_in_parts_in_any_label_orde
     answers = pd.DataFrame(columns=answers_schema().names)
     found = first_token_table([SYSTEM], [scores], answers, 0.95, "made up")["share_first_option"].item()
     assert found == pytest.approx((1 / 2 + 1 / 3) / 2)
+
+
+def test_low_label_mass_is_in_the_table_and_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    """An Arabic data set had letters with 0.05 to 0.09 of the probability, and no word of it."""
+    orders, values = ["e,n,c"] * 4, [(1.0, 2.0, 3.0)] * 4
+    low = score_table([0.05, 0.09, 0.06, 0.6], orders, values).assign(top_token=["ال", "ال", " Based", "A"])
+    fine = score_table([0.8] * 4, orders, values).assign(top_token="A")
+    answers = pd.DataFrame(columns=answers_schema().names)
+    table = first_token_table([SYSTEM, System("t", "Fine", "mjd")], [low, fine], answers, 0.95, "made up", 0.5)
+    assert table["share_low_mass"].tolist() == [0.75, 0.0]
+    assert table["top_tokens"].tolist() == ["'ال' 50 %, ' Based' 25 %, 'A' 25 %", "'A' 100 %"]
+    assert "System: the letters hold a probability of 0.2 on average (below 0.5 for 75 % of the prompts)" in caplog.text
+    assert "'ال' 50 %" in caplog.text
+    assert "Fine" not in caplog.text
+    assert to_table(table, schema()).num_rows == 2
+
+
+def test_scores_without_label_mass_or_top_tokens_have_none_in_the_table(caplog: pytest.LogCaptureFixture) -> None:
+    """Logits of vLLM, and scores files of earlier versions."""
+    scores = score_table([np.nan], ["e,n,c"], [(1.0, 2.0, 3.0)])
+    answers = pd.DataFrame(columns=answers_schema().names)
+    table = first_token_table([SYSTEM], [scores], answers, 0.95, "made up")
+    assert table["share_low_mass"].isna().all()
+    assert table["top_tokens"].isna().all()
+    assert not caplog.text
+
+
+@pytest.mark.parametrize(
+    ("text", "letter"),
+    [
+        ("<think>A or B? A it is.</think>\n\nC", "C"),
+        ("So A is out.</think>B", "B"),
+        ("[THINK]A[/THINK]B", "B"),
+        ("<|channel|>analysis<|message|>A?<|end|>assistant<|channel|>final<|message|>B", "B"),
+        ("<think>It may be A, since", None),
+    ],
+)
+def test_letter_is_never_read_out_of_reasoning(text: str, letter: str | None) -> None:
+    assert answer_letter(text, LABELS.letters) == letter

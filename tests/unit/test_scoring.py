@@ -2,25 +2,28 @@
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from mjd import schemas, scoring
 from mjd.bias import bias_table
 from mjd.config import Sampling, Softmax, Statistics, System, read_config
 from mjd.distributions import model_judgments
-from mjd.errors import DataError
+from mjd.errors import DataError, ModelError
 from mjd.generation import generate_answers
-from mjd.io import read_parquet, write_parquet
+from mjd.io import read_parquet, to_table, write_parquet
 from mjd.labels import label_set
-from mjd.llm.base import EngineInfo, Generate, Score, Scored, Usage, request_key
+from mjd.llm.base import EngineInfo, Generate, Generated, Score, Scored, Usage, request_key
 from mjd.llm.fake import FakeEngine
 from mjd.llm.store import Store
 from mjd.llm.tally import Tally
-from mjd.scoring import PromptSettings, ScoreChunks, score_items
+from mjd.scoring import Known, PromptSettings, ScoreChunks, StoredScores, item_prompts, score_items
 
 CONFIG = read_config("config/config.yaml")
 ITEMS = pd.DataFrame({"uid": ["i1", "i2"], "premise": ["P one.", "P two."], "hypothesis": ["H one.", "H two."]})
@@ -139,16 +142,119 @@ def test_another_model_revision_is_scored_anew(tmp_path: Path) -> None:
     assert engine.asked == 18
 
 
+class ReasoningEngine(FakeEngine):
+    """Begins every answer, or every n-th, with its reasoning."""
+
+    def __init__(self, every: int = 1) -> None:
+        super().__init__()
+        self.every = every
+
+    def score(self, requests: Sequence[Score]) -> Iterator[tuple[int, Scored]]:
+        for i, scored in super().score(requests):
+            first = self.asked % self.every == 0
+            yield i, replace(scored, mass=1e-9, top_token="<think>") if first else scored
+
+
+def test_scorer_that_reasons_first_is_refused_after_its_first_scores(tmp_path: Path) -> None:
+    engine = ReasoningEngine()
+    for _ in range(2):  # what was scored stays, and does not make the next run pass
+        with pytest.raises(
+            ModelError, match=r"fake-model reasons before it answers.*'<think>'.*enable_thinking: false"
+        ):
+            score_items(engine, ITEMS, SHOWN, settings(), ScoreChunks(tmp_path), Tally())
+    assert engine.asked == 2 * scoring.FIRST_SCORES
+
+
+def test_few_prompts_of_a_scorer_that_reasons_first_are_refused_too(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="reasons before it answers"):
+        score_items(ReasoningEngine(), ITEMS[:1], None, settings("plain"), ScoreChunks(tmp_path), Tally())
+
+
+def test_scorer_that_seldom_reasons_is_not_refused(tmp_path: Path) -> None:
+    found = score_items(ReasoningEngine(every=5), ITEMS, SHOWN, settings(), ScoreChunks(tmp_path), Tally())
+    assert (found["top_token"] == "<think>").sum() == 3
+
+
+def test_top_tokens_are_kept_in_chunks_and_in_the_store(tmp_path: Path) -> None:
+    engine = FakeEngine()
+    with Store(tmp_path / "store.sqlite") as store:
+        for make in (lambda: ScoreChunks(tmp_path / "chunks"), lambda: StoredScores(store)):
+            fresh, again = (score_items(engine, ITEMS, SHOWN, settings(), make(), Tally()) for _ in range(2))
+            assert set(fresh["top_token"]) <= set("ABC")
+            pd.testing.assert_frame_equal(fresh, again)
+            to_table(fresh, schemas.scores(CONFIG.labels))
+    assert engine.asked == 36
+
+
+def test_chunks_and_replies_of_earlier_versions_have_no_top_token(tmp_path: Path) -> None:
+    engine, request = FakeEngine(), Score((), ("A", "B", "C"))
+    key = request_key(engine.info, request)
+    old = {"key": [key], "scores": [[1.0, 2.0, 3.0]], "mass": [0.5]}
+    pq.write_table(pa.table(old), tmp_path / "chunk-old.parquet")
+    assert ScoreChunks(tmp_path).look_up([key]) == {key: Known([1.0, 2.0, 3.0], 0.5, None, None)}
+    with Store(tmp_path / "store.sqlite") as store:
+        store.put([(key, {}, {"scores": [1.0, 2.0, 3.0], "mass": 0.5})])
+        assert StoredScores(store).look_up([key]) == {key: Known([1.0, 2.0, 3.0], 0.5, None, None)}
+
+
+class CheckingEngine(FakeEngine):
+    """Notes what it is asked to check."""
+
+    def check(self, requests: Sequence[Generate | Score], names: Sequence[str]) -> None:
+        self.checked = [(type(request), name, self.asked) for request, name in zip(requests, names, strict=True)]
+
+
+def test_all_prompts_are_checked_with_their_items_before_the_first_is_scored(tmp_path: Path) -> None:
+    engine = CheckingEngine()
+    score_items(engine, ITEMS, SHOWN, settings(), ScoreChunks(tmp_path), Tally())
+    assert engine.checked == [(Score, f"item {uid}", 0) for uid in ["i1"] * 12 + ["i2"] * 6]
+
+
+def test_all_prompts_are_checked_with_their_items_before_the_first_is_answered(tmp_path: Path) -> None:
+    engine = CheckingEngine()
+    answers(engine, tmp_path / "s.sqlite")
+    assert engine.checked == [(Generate, f"item {uid} (label {label})", 0) for uid in ("i1", "i2") for label in "enc"]
+
+
+class CutEngine(FakeEngine):
+    """The first answer ends with the model's context, the second at max_new_tokens, all others by themselves."""
+
+    def generate(self, requests: Sequence[Generate]) -> Iterator[tuple[int, Generated]]:
+        for i, request in enumerate(requests):
+            cut = (request.max_new_tokens - 1, request.max_new_tokens)
+            yield i, Generated("- a", "length" if i < 2 else "stop", Usage(10, cut[i] if i < 2 else 3))
+
+
+def test_answers_cut_off_by_the_models_context_are_counted_with_their_items(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(2):  # stored ones too
+        tally = Tally()
+        caplog.clear()
+        answers(CutEngine(), tmp_path / "s.sqlite", tally=tally)
+        assert "cut off by the end of the model's context, before max_new_tokens: item i1 (label e)" in caplog.text
+        assert tally.provenance()["cut_at_context_end"] == ["item i1 (label e)"]
+
+
+@pytest.mark.parametrize("text", ["{premise}", "{0} {options}", "{{ 7 * 7 }}", "{% raw %}", "%s $x \\1", "{"])
+def test_braces_in_texts_and_explanations_stay_text(text: str) -> None:
+    shown = SHOWN.assign(text=f"so {text}")
+    items = ITEMS.assign(premise=f"P {text} one.")
+    for _, of_item in item_prompts(items, shown, settings()):
+        for prompt in of_item:
+            assert f"P {text} one." in prompt.messages[-1].content
+            assert f"so {text}" in prompt.messages[-1].content
+
+
 def test_item_without_explanation_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="item i2 has no explanation, but this source shows them"):
         score_items(FakeEngine(), ITEMS, SHOWN[:2], settings(), ScoreChunks(tmp_path), Tally())
 
 
-def answers(engine: FakeEngine, path: Path, items: pd.DataFrame = ITEMS) -> pd.DataFrame:
+def answers(engine: FakeEngine, path: Path, items: pd.DataFrame = ITEMS, tally: Tally | None = None) -> pd.DataFrame:
+    fields, counts = ("premise", "hypothesis"), tally or Tally()
     with Store(path) as store:
-        return generate_answers(
-            engine, items, CONFIG.labels, ("premise", "hypothesis"), CONFIG.prompts, Sampling(), 1, store, Tally()
-        )
+        return generate_answers(engine, items, CONFIG.labels, fields, CONFIG.prompts, Sampling(), 1, store, counts)
 
 
 def test_every_item_and_label_is_answered(tmp_path: Path) -> None:

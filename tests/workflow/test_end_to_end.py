@@ -97,7 +97,7 @@ def test_artifacts_carry_provenance(results: Path) -> None:
 
 
 def test_scores_equal_the_golden_file(results: Path) -> None:
-    golden = read_parquet(ROOT / "tests" / "golden" / "smollm2_scores.parquet")
+    golden = read_parquet(ROOT / "tests" / "golden" / "smollm2_scores_all.parquet")
     keys = ["source", "uid", "explanation_order", "option_order"]
     found = pd.concat(
         read_parquet(results / "scores" / "smollm2" / f"{source}.parquet").assign(source=source)

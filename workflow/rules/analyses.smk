@@ -141,7 +141,7 @@ rule sample_answers:
         text_fields=CONFIG.task.text_fields,
         prompts=PROMPTS,
         orders=CONFIG.scoring.orders,
-        analyses=CONFIG.analyses.model_dump(),
+        analyses=CONFIG.analyses.model_dump(exclude={"label_mass_warning"}),
         seed=CONFIG.seed,
         store=f"{RESULTS}/store/answers.sqlite",
     message:
@@ -174,6 +174,7 @@ rule first_token:
         labels=CONFIG.label_entries,
         confidence=CONFIG.statistics.confidence,
         data_set=CONFIG.data.label,
+        low_mass=CONFIG.analyses.label_mass_warning,
     message:
         "How far first-token scores can be trusted"
     script:

@@ -16,6 +16,7 @@ with job(snakemake):
         pd.concat(answers) if answers else pd.DataFrame(columns=first_token.answers_schema().names),
         params.confidence,
         params.data_set,
+        params.low_mass,
     )
     write_parquet(table, snakemake.output.parquet, first_token.schema(), provenance(snakemake))
     write_csv(table, snakemake.output.csv)

@@ -1,12 +1,13 @@
 """Adapter of rule score."""
 
 from mjd import schemas
+from mjd.config import load_config
 from mjd.io import read_parquet, write_parquet
 from mjd.job import engine_of, job, labels_of, provenance, train_items
 from mjd.llm.store import Store
 from mjd.llm.tally import Tally
 from mjd.prompts import prompts_from
-from mjd.scoring import PromptSettings, ScoreChunks, StoredScores, score_items
+from mjd.scoring import PromptSettings, ScoreChunks, StoredScores, score_items, warn_of_low_mass
 
 with job(snakemake), Store(snakemake.params.store) as store:
     params, wildcards = snakemake.params, snakemake.wildcards
@@ -24,5 +25,6 @@ with job(snakemake), Store(snakemake.params.store) as store:
     with engine_of(snakemake, store) as engine:
         cache = StoredScores(store) if engine.is_paid else ScoreChunks(params.chunks)
         scores = score_items(engine, items, explanations, settings, cache, tally, what)
+    warn_of_low_mass(scores, load_config(snakemake.config).analyses.label_mass_warning, what)
     about = provenance(snakemake, engine=engine, tally=tally, score=engine.score_kind)
     write_parquet(scores, snakemake.output[0], schemas.scores(settings.labels), about)

@@ -150,6 +150,13 @@ class Engine(ABC):
     @abstractmethod
     def score(self, requests: Sequence[Score]) -> Iterator[tuple[int, Scored]]: ...
 
+    def check(self, requests: Sequence[Generate | Score], names: Sequence[str]) -> None:  # noqa: B027 -- most engines have nothing to check
+        """Check all requests of a job before the first of them is answered; `names` says what each is.
+
+        Raises:
+            MjdError: one of them cannot be answered as asked.
+        """
+
     def report(self) -> dict[str, Any]:
         """What this run adds to provenance beside `info`."""
         return {}

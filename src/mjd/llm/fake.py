@@ -31,4 +31,5 @@ class FakeEngine(Engine):
             values = [
                 int(hashlib.sha256(f"{key}{letter}".encode()).hexdigest()[:4], 16) / 4096 for letter in request.letters
             ]
-            yield i, Scored(tuple(values), "logit", 0.5, Usage(10))
+            top = max(zip(values, request.letters, strict=True))[1]
+            yield i, Scored(tuple(values), "logit", 0.5, Usage(10), top_token=top)

@@ -11,12 +11,16 @@ from mjd.llm.base import Usage
 
 @dataclass
 class Tally:
-    """Counts of one job. Time runs from the first fresh request on, so that loading a model does not count."""
+    """Counts of one job. Time runs from the first fresh request on, so that loading a model does not count.
+
+    `cut_at_context_end` names the answers that the end of the model's context cut off.
+    """
 
     cached: int = 0
     asked: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    cut_at_context_end: list[str] = field(default_factory=list)
     _started: float | None = field(default=None, repr=False)
     _ended: float = field(default=0.0, repr=False)
 
@@ -44,4 +48,6 @@ class Tally:
         if seconds > 0:
             counts["prompt_tokens_per_second"] = round(self.prompt_tokens / seconds, 1)
             counts["output_tokens_per_second"] = round(self.completion_tokens / seconds, 1)
+        if self.cut_at_context_end:
+            counts["cut_at_context_end"] = self.cut_at_context_end
         return counts

@@ -21,6 +21,7 @@ from mjd.llm import plain
 from mjd.llm.base import Engine, EngineInfo, Generate, Generated, Score, Scored, ScoreKind, Usage, Workplace
 from mjd.llm.chat_tokens import ChatTokenizer
 from mjd.llm.decoding import Answer
+from mjd.llm.letters import letter_scores
 from mjd.llm.tree_model import TreeModel
 
 log = logging.getLogger(__name__)
@@ -53,8 +54,15 @@ class TransformersEngine(Engine):
         self.device = resolve_device(settings.device)
         self.model: Any = _load(directory, getattr(torch, settings.dtype), identity).to(self.device).eval()
         onednn.use_in_linear_layers(self.model)
-        longest = getattr(self.model.config, "max_position_embeddings", None)
-        self.tokens = ChatTokenizer(directory, settings.chat_template, identity, longest)
+        longest = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        self.tokens = ChatTokenizer(
+            directory,
+            settings.chat_template,
+            identity,
+            longest,
+            variables=settings.chat_template_kwargs,
+            letter_tokens=settings.letter_tokens,
+        )
         known = self.tokens.tokenizer
         self.pad_id = next(i for i in (known.pad_token_id, known.eos_token_id, 0) if i is not None)
         self.end_ids = frozenset(self.tokens.end_ids)
@@ -62,7 +70,8 @@ class TransformersEngine(Engine):
             "transformers",
             transformers.__version__,
             identity,
-            (("dtype", settings.dtype), ("chat_template", self.tokens.template_hash)),
+            (("dtype", settings.dtype), *self.tokens.settings()),
+            scoring=self.tokens.scoring(),
         )
         self._tree = TreeModel(self.model, settings.tokens_per_pass) if settings.prefix_tree else None
         self._checked = False
@@ -82,20 +91,30 @@ class TransformersEngine(Engine):
             self.model.set_attn_implementation(self._plain_attention)
         return self._tree
 
+    def check(self, requests: Sequence[Generate | Score], names: Sequence[str]) -> None:
+        """Check every prompt of a job, see `ChatTokenizer.check`."""
+        self.tokens.check(requests, names)
+
+    def report(self) -> dict[str, Any]:
+        """Tokens of the letters, template variables, and what `check` noted."""
+        return self.tokens.report()
+
     # -- scoring ---------------------------------------------------------------------------------------------
 
     def score(self, requests: Sequence[Score]) -> Iterator[tuple[int, Scored]]:
         """Score every request; scores come as passes end."""
         if not requests:
             return
-        prompts = [self.tokens.render(request.messages) for request in requests]
+        prompts = [self.tokens.prompt(request.messages, is_scored=True) for request in requests]
         ids = self.tokens.encode(prompts)
-        letters = [self.tokens.letter_ids(r.letters, p) for r, p in zip(requests, prompts, strict=True)]
+        letters = [self.tokens.letter_spellings(r.letters, p.text) for r, p in zip(requests, prompts, strict=True)]
         for batch, logits in self._last_logits(ids):
-            chosen = logits.gather(1, torch.tensor([letters[i] for i in batch], device=logits.device))
+            chosen = letter_scores(logits, [letters[i] for i in batch])
             mass = (chosen - logits.logsumexp(1, keepdim=True)).exp().sum(1)
+            top = logits.argmax(1).tolist()
             for row, i in enumerate(batch):
-                yield i, Scored(tuple(chosen[row].tolist()), "logit", float(mass[row]), Usage(len(ids[i])))
+                scores, first = tuple(chosen[row].tolist()), self.tokens.token_text(top[row])
+                yield i, Scored(scores, "logit", float(mass[row]), Usage(len(ids[i])), top_token=first)
 
     @torch.inference_mode()
     def _last_logits(self, ids: Sequence[Sequence[int]]) -> Iterator[tuple[list[int], torch.Tensor]]:
@@ -113,7 +132,7 @@ class TransformersEngine(Engine):
         """Answer every request; answers come as they finish, at the end of the model's context at the latest."""
         if not requests:
             return
-        ids = self.tokens.encode([self.tokens.render(request.messages) for request in requests])
+        ids = self.tokens.encode([self.tokens.prompt(request.messages) for request in requests])
         if self.tokens.longest:
             left = [max(self.tokens.longest - len(one), 1) for one in ids]
             requests = [

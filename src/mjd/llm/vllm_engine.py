@@ -58,27 +58,52 @@ class VllmEngine(Engine):
         self.settings = settings
         self.score_kind: ScoreKind = settings.score_kind
         self.python = find_python(settings.vllm.python)
-        self.tokens = ChatTokenizer(directory, settings.chat_template, identity, settings.vllm.max_length)
-        changing = [("dtype", settings.dtype), ("chat_template", self.tokens.template_hash)]
+        self.tokens = ChatTokenizer(
+            directory,
+            settings.chat_template,
+            identity,
+            settings.vllm.max_length,
+            variables=settings.chat_template_kwargs,
+            letter_tokens=settings.letter_tokens,
+            answer_room=1,  # vLLM reads no prompt that leaves no place for a token
+        )
+        changing = [("dtype", settings.dtype), *self.tokens.settings()]
         if settings.vllm.quantisation:
             changing.append(("quantisation", settings.vllm.quantisation))
         if self.score_kind == "logit":
             changing.append(("scores", "logit"))
-        self.info = EngineInfo("vllm", vllm_version(self.python), identity, tuple(changing))
+        scoring = self.tokens.scoring()
+        self.info = EngineInfo("vllm", vllm_version(self.python), identity, tuple(changing), scoring)
         self._arguments = _llm_arguments(directory, settings)
         self._environment = worker_environment(settings, workplace.threads or 1)
         self._worker: Worker | None = None
 
+    def check(self, requests: Sequence[Generate | Score], names: Sequence[str]) -> None:
+        """Check every prompt of a job, see `ChatTokenizer.check`, and its length with the answer, see `generate`."""
+        self.tokens.check(requests, names)
+        if self.settings.vllm.max_length:
+            for request, name in zip(requests, names, strict=True):
+                if isinstance(request, Generate):
+                    self._check_length(self.tokens.encode([self.tokens.prompt(request.messages)])[0], request, name)
+
+    def report(self) -> dict[str, Any]:
+        """Tokens of the letters, template variables, and what `check` noted."""
+        return self.tokens.report()
+
     def score(self, requests: Sequence[Score]) -> Iterator[tuple[int, Scored]]:
         """Score every request: natural-log probabilities, or logits where `vllm.scores` says so."""
-        prompts = [self.tokens.render(request.messages) for request in requests]
+        prompts = [self.tokens.prompt(request.messages, is_scored=True) for request in requests]
         ids = self.tokens.encode(prompts)
-        letters = [self.tokens.letter_ids(r.letters, p) for r, p in zip(requests, prompts, strict=True)]
-        sampling = [{"max_tokens": 1, "temperature": 0.0, "logprob_token_ids": wanted} for wanted in letters]
+        letters = [self.tokens.letter_spellings(r.letters, p.text) for r, p in zip(requests, prompts, strict=True)]
+        sampling = [
+            {"max_tokens": 1, "temperature": 0.0, "logprob_token_ids": [i for one in wanted for i in one]}
+            for wanted in letters
+        ]
         for i, reply in self._ask(ids, sampling):
-            scores = tuple(reply["logprobs"])
+            scores = _letter_logprobs(reply["logprobs"], letters[i])
             mass = sum(map(math.exp, scores)) if self.score_kind == "logprob" else None
-            yield i, Scored(scores, self.score_kind, mass, Usage(len(ids[i])))
+            top = self.tokens.token_text(reply["tokens"][0]) if reply["tokens"] else None
+            yield i, Scored(scores, self.score_kind, mass, Usage(len(ids[i])), top_token=top)
 
     def generate(self, requests: Sequence[Generate]) -> Iterator[tuple[int, Generated]]:
         """Answer every request.
@@ -86,14 +111,9 @@ class VllmEngine(Engine):
         Raises:
             ModelError: an answer might be cut off at `vllm.max_length`, which is about memory and in no request key.
         """
-        ids = self.tokens.encode([self.tokens.render(request.messages) for request in requests])
-        longest = max((len(i) + r.max_new_tokens for i, r in zip(ids, requests, strict=True)), default=0)
-        if self.settings.vllm.max_length and longest > self.settings.vllm.max_length:
-            raise ModelError(
-                f"A prompt and its answer may have {longest} tokens, but vllm.max_length is "
-                f"{self.settings.vllm.max_length}.",
-                "Raise vllm.max_length (null: the model's own), or lower max_new_tokens.",
-            )
+        ids = self.tokens.encode([self.tokens.prompt(request.messages) for request in requests])
+        for one, request in zip(ids, requests, strict=True):
+            self._check_length(one, request)
         ends = set(self.tokens.end_ids)
         sampling = [
             {
@@ -110,6 +130,16 @@ class VllmEngine(Engine):
             ended = reply["finish_reason"] == "stop"
             text = self.tokens.decode(written)
             yield i, Generated(text, "stop" if ended else "length", Usage(len(ids[i]), len(written)))
+
+    def _check_length(self, ids: Sequence[int], request: Generate, name: str = "") -> None:
+        """Raise `ModelError` when an answer might be cut off at `vllm.max_length`."""
+        longest, most = len(ids) + request.max_new_tokens, self.settings.vllm.max_length
+        if most and longest > most:
+            where = f"{name[:1].upper()}{name[1:]}: a" if name else "A"
+            raise ModelError(
+                f"{where} prompt and its answer may have {longest} tokens, but vllm.max_length is {most}.",
+                "Raise vllm.max_length (null: the model's own), or lower max_new_tokens.",
+            )
 
     def _ask(
         self, ids: Sequence[list[int]], sampling: Sequence[dict[str, Any]]
@@ -217,6 +247,17 @@ class Worker:
             "Finished work is kept: correct the cause, which the job's log shows, and run again. Where memory ran out, "
             "lower vllm.max_length or vllm.gpu_memory_share, or ask for more under resources.",
         )
+
+
+def _letter_logprobs(values: Sequence[float], letters: Sequence[Sequence[int]]) -> tuple[float, ...]:
+    """The score of each letter, the logarithm of its tokens' sum, from all tokens' values in a row."""
+    left = iter(values)
+    return tuple(_log_sum_exp([next(left) for _ in ids]) for ids in letters)
+
+
+def _log_sum_exp(values: Sequence[float]) -> float:
+    top = max(values)
+    return top + math.log(sum(math.exp(value - top) for value in values)) if math.isfinite(top) else top
 
 
 def find_python(configured: str | None) -> str:

@@ -1,0 +1,64 @@
+"""Scores of SmolLM2 with every spelling of a letter and with the paper's single one, beside their golden files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from mjd.io import read_parquet, read_provenance
+from tests.workflow.conftest import ROOT, Run
+
+KEYS = ["source", "uid", "explanation_order", "option_order"]
+SCORES = ["score_e", "score_n", "score_c"]
+GOLDEN = {"single": "smollm2_scores.parquet", "all": "smollm2_scores_all.parquet"}
+
+
+@pytest.fixture(scope="module")
+def folders(snakemake: Run, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Results of scoring two items, by `letter_tokens`."""
+    found = {how: tmp_path_factory.mktemp(how) for how in GOLDEN}
+    for how, folder in found.items():
+        names = ("none-all-plain", "human-all-explicit")
+        config = {"results_dir": str(folder), "limit": 2, "llms": {"smollm2": {"letter_tokens": how}}}
+        done = snakemake(
+            "--cores", "all", *(f"{folder}/scores/smollm2/{name}.parquet" for name in names), config=config
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    return found
+
+
+def beside_golden(folder: Path, name: str) -> pd.DataFrame:
+    golden = read_parquet(ROOT / "tests" / "golden" / name)
+    found = pd.concat(
+        read_parquet(folder / "scores" / "smollm2" / f"{source}.parquet").assign(source=source)
+        for source in golden["source"].unique()
+    )
+    both = golden.merge(found, on=KEYS, suffixes=("_golden", ""), validate="one_to_one")
+    assert len(both) == len(golden)
+    return both.sort_values(KEYS, ignore_index=True)
+
+
+@pytest.mark.parametrize("how", GOLDEN)
+def test_scores_equal_the_golden_file(folders: dict[str, Path], how: str) -> None:
+    both = beside_golden(folders[how], GOLDEN[how])
+    for column in [*SCORES, "label_mass"]:
+        assert (both[column] - both[f"{column}_golden"]).abs().max() < 0.01
+
+
+def test_the_gain_of_all_spellings_equals_the_golden_files(folders: dict[str, Path]) -> None:
+    """The second spellings of this scorer hold little: their gain is compared, which no rounding hides."""
+    every, single = (beside_golden(folders[how], GOLDEN[how]) for how in ("all", "single"))
+    for column in SCORES:
+        gain, golden = ((every[c] - single[c]) for c in (column, f"{column}_golden"))
+        assert (gain > 0).all()
+        assert (gain - golden).abs().max() < 1e-4
+
+
+def test_provenance_names_the_tokens_of_each_letter(folders: dict[str, Path]) -> None:
+    found = {
+        how: read_provenance(folder / "scores/smollm2/none-all-plain.parquet")["letter_token_ids"]
+        for how, folder in folders.items()
+    }
+    assert [sorted(found[how]["A"].values()) for how in ("single", "all")] == [["A"], ["A", "ĠA"]]
