@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from mjd import stats
 from mjd.config import Statistics, System
-from mjd.distributions import Floats, fill_bounds, softmax
+from mjd.distributions import Floats, fill_bounds, fully_crossed, softmax
 from mjd.errors import DataError
 from mjd.labels import LabelSet
 from mjd.metrics import distance_correlation, kl_divergence, total_variation_distance
@@ -62,7 +62,7 @@ def arrange(scores: pd.DataFrame, items: pd.DataFrame, labels: LabelSet, tempera
     Raises:
         DataError: items have no explanation orders to compare.
     """
-    filled, _ = fill_bounds(scores, labels)
+    filled, _ = fill_bounds(fully_crossed(scores), labels)
     ordered = filled.sort_values(["uid", "explanation_order", "option_order"], kind="stable")
     sizes = ordered.groupby("uid")["explanation_order"].nunique()
     n_orders = int(sizes.mode().max())

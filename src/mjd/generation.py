@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -10,11 +11,14 @@ import pandas as pd
 
 from mjd.config import Prompts, Sampling
 from mjd.labels import LabelSet
-from mjd.llm.base import Engine, Generate, request_key
+from mjd.llm.base import Engine, Generate, Unanswered, request_key
 from mjd.llm.store import Store, request_record
 from mjd.llm.tally import Tally
 from mjd.logs import Progress
 from mjd.prompts import explain_prompt
+from mjd.unanswered import UnansweredPrompts
+
+log = logging.getLogger(__name__)
 
 
 def explain_requests(
@@ -33,14 +37,29 @@ def explain_requests(
             yield str(item["uid"]), label.key, Generate(messages, **sampling.model_dump(), seed=seed)
 
 
-def ask(engine: Engine, requests: Sequence[Generate], store: Store, tally: Tally, what: str) -> list[dict[str, Any]]:
+def ask(
+    engine: Engine,
+    requests: Sequence[Generate],
+    store: Store,
+    tally: Tally,
+    what: str,
+    names: Sequence[str] | None = None,
+    unanswered: UnansweredPrompts | None = None,
+) -> list[dict[str, Any] | None]:
     """The answers (fields of `Generated`) to `requests`, in order; equal requests are asked once.
 
-
     Answers found in `store` are not asked for again; each fresh one is stored as it comes.
+
+    Args:
+        names: what each request is, for messages.
+        unanswered: collects requests that got no usable answer; under its policy `drop` their answer is None.
+
+    Raises:
+        ModelError: some got none, and the policy is not to drop them. All others are stored.
     """
+    unanswered = UnansweredPrompts() if unanswered is None else unanswered
     keys = [request_key(engine.info, request) for request in requests]
-    replies = store.get(keys)
+    replies = _stored(engine, keys, store)
     missing = list({key: i for i, key in enumerate(keys) if key not in replies}.values())
     tally.cached += len(requests) - len(missing)
     per_call = engine.answers_per_call or max(len(missing), 1)
@@ -52,11 +71,26 @@ def ask(engine: Engine, requests: Sequence[Generate], store: Store, tally: Tally
             tally.start()
             for position, answer in engine.generate([requests[i] for i in part]):
                 i = part[position]
+                if isinstance(answer, Unanswered):
+                    unanswered.add(names[i] if names else f"request {i + 1}", answer)
+                    progress.failed()
+                    continue
                 replies[keys[i]] = asdict(answer)
                 store.put([(keys[i], request_record(engine.info, requests[i]), asdict(answer))])
                 tally.add(answer.usage)
                 progress.done()
-    return [replies[key] for key in keys]
+    unanswered.settle(what, len(requests))
+    return [replies.get(key) for key in keys]
+
+
+def _stored(engine: Engine, keys: Sequence[str], store: Store) -> dict[str, Any]:
+    """Stored answers; empty ones, which earlier versions kept of paid engines, are removed, to be asked for again."""
+    replies = store.get(keys)
+    empty = [key for key, reply in replies.items() if engine.is_paid and not str(reply["text"]).strip()]
+    if empty:
+        log.warning("%d stored answers of an earlier version are empty: asked again", len(empty))
+        store.delete(empty)
+    return {key: reply for key, reply in replies.items() if key not in set(empty)}
 
 
 def generate_answers(
@@ -70,12 +104,18 @@ def generate_answers(
     store: Store,
     tally: Tally,
     what: str = "explaining",
+    unanswered: UnansweredPrompts | None = None,
 ) -> pd.DataFrame:
-    """Raw answers (uid, label, text, finish_reason), items in order, labels in label order; each asked for once."""
+    """Raw answers (uid, label, text, finish_reason), items in order, labels in label order; each asked for once.
+
+    An item and label without a usable answer has no row under the policy `drop` of `unanswered`; see `ask`.
+    """
     asked = list(explain_requests(items, labels, text_fields, prompts, sampling, seed))
-    answers = ask(engine, [request for _, _, request in asked], store, tally, what)
+    names = [f"item {uid} (label {label})" for uid, label, _ in asked]
+    answers = ask(engine, [request for _, _, request in asked], store, tally, what, names, unanswered)
     rows = [
         (uid, label, answer["text"], answer["finish_reason"])
         for (uid, label, _), answer in zip(asked, answers, strict=True)
+        if answer is not None
     ]
     return pd.DataFrame(rows, columns=["uid", "label", "text", "finish_reason"])

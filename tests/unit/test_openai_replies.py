@@ -9,7 +9,6 @@ import pytest
 
 from mjd.config import OpenAi
 from mjd.llm.base import Generate, Message, Score, Usage
-from mjd.llm.openai_engine import retry_after
 from mjd.llm.openai_replies import (
     MissingLogprobsError,
     UnreadableReplyError,
@@ -21,6 +20,7 @@ from mjd.llm.openai_replies import (
     read_scores,
     score_body,
 )
+from mjd.llm.openai_requests import retry_after
 
 ASKED = (Message("user", "Which one? Ω"),)
 USAGE = {"prompt_tokens": 9, "completion_tokens": 1, "prompt_tokens_details": {"cached_tokens": 4}}
@@ -97,11 +97,6 @@ def test_missing_logprobs_are_told_apart(logprobs: Any) -> None:
 def test_other_replies_are_unreadable(broken: dict[str, Any]) -> None:
     with pytest.raises(UnreadableReplyError):
         read_answer(broken)
-
-
-def test_a_reply_without_usage_is_unreadable() -> None:
-    with pytest.raises(UnreadableReplyError, match="no usage"):
-        read_scores(reply({"A": 0.5}, usage=None), ("A",), merge_variants=True)
 
 
 def test_bodies_ask_for_what_the_request_says() -> None:
