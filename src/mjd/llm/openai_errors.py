@@ -44,7 +44,8 @@ _PROMPT = re.compile(
     r"|prohibited_content"
     r"|inappropriate content|sensitive (content|word)|\bSAFETY\b"
     r"|context_?length|context[_ ]?(window|size)|maximum context|max_model_len|string_above_max"
-    r"|(prompt|input) (is )?too|too many (input )?tokens|(reduce|shorten) (the length|your prompt|the prompt)|exceed_context",
+    r"|(prompt|input) (is )?too|too many (input )?tokens|(reduce|shorten) (the length|your prompt|the prompt)"
+    r"|exceed_context",
     re.IGNORECASE,
 )
 # The same for requests that no prompt could mend: unknown models, parameters and accounts.
