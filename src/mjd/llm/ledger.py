@@ -109,6 +109,13 @@ class Ledger:
         found = self._store.db.execute("SELECT requests FROM spending WHERE model = ?", (self._model,)).fetchone()
         return bool(found and found[0])
 
+    def has_scores(self, engine: Mapping[str, Any]) -> bool:
+        """True when the store holds a score, not all of it null, by an engine with exactly these settings."""
+        start = json.dumps({"engine": engine})[:-1]
+        rows = self._store.db.execute("SELECT reply FROM replies WHERE substr(request, 1, ?) = ?", (len(start), start))
+        scores = (json.loads(reply).get("scores") for (reply,) in rows)
+        return any(score is not None for of_prompt in scores if of_prompt for score in of_prompt)
+
     def book(
         self,
         usage: Usage,

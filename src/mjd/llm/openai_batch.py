@@ -195,7 +195,7 @@ def _read(line: Mapping[str, Any], record: dict[str, Any] | None, engine: OpenAi
     try:
         return _Line(key, engine.read(record, reply, usage), booking)
     except ReplyError as error:
-        return _Line(key, Unanswered(one_line(error, "")), booking, engine.ending(error))
+        return _Line(key, Unanswered(one_line(error, "")), booking, engine.ending(error, record))
 
 
 def _unanswered(key: str, status: Any, said: Any, reply: Any, engine: OpenAiEngine) -> _Line:

@@ -239,10 +239,18 @@ class OpenAiEngine(Engine):
         if record_kind(record) == "Generate":
             return replies.read_answer(reply, usage)
         scored = replies.read_scores(reply, record["letters"], self.letter_tokens == "all", usage)
-        if not self._lists_letters:
+        try:
             replies.check_lists_a_letter(reply, scored)
             self._lists_letters = True
+        except NoLetterError:  # of a model that lists them as a rule, a reply without is a score, all bounds
+            if not self._can_score(record):
+                raise
         return scored
+
+    def _can_score(self, record: Mapping[str, Any]) -> bool:
+        """True when the endpoint has listed letters: in this job, or in an earlier one with the same settings."""
+        self._lists_letters = self._lists_letters or self.ledger.has_scores(record["engine"])
+        return self._lists_letters
 
     def _count_markers(self, asked: Iterable[Asked]) -> None:
         """Count and report prompts whose texts hold markers of chat templates (`mjd.llm.openai_markers`)."""
@@ -273,11 +281,14 @@ class OpenAiEngine(Engine):
             f"Everything answered so far is kept. Check {check}, then run again.",
         )
 
-    def ending(self, error: ReplyError) -> ModelError | None:
-        """The error that ends the job where a reply shows that the endpoint, or its model, cannot score."""
+    def ending(self, error: ReplyError, record: Mapping[str, Any]) -> ModelError | None:
+        """The error that ends the job where a reply shows that the endpoint, or its model, cannot score.
+
+        None for any other error; and where the endpoint has scored other prompts: then it is this one's.
+        """
         if isinstance(error, NoLetterError):
             return self.without_letters(str(error))
-        if isinstance(error, MissingLogprobsError) and not self._lists_letters:
+        if isinstance(error, MissingLogprobsError) and not self._can_score(record):
             return self.without_logprobs()
         return None
 

@@ -260,10 +260,16 @@ def _first_tokens(reply: Mapping[str, Any]) -> tuple[list[Listed], list[Listed]]
         raise UnreadableReplyError("no log-probability of a reply is one that a model can mean")
     if sum(math.exp(one.logprob) for one in most_likely) > 1 + 2 * _ROUNDING:
         raise UnreadableReplyError("the log-probabilities of a reply add up to more than 1")
-    names = {one.token for one in most_likely}
     chosen = Listed(_token_text(first), _number(first.get("logprob")))
-    is_further = chosen.token not in names and _is_meant(chosen.logprob)
-    return most_likely, [*most_likely, chosen] if is_further else most_likely
+    return most_likely, [*most_likely, chosen] if _is_further(chosen, most_likely) else most_likely
+
+
+def _is_further(chosen: Listed, most_likely: Sequence[Listed]) -> bool:
+    """True for a generated token that is not among those listed; some servers write it there in another way."""
+    is_listed = any(
+        one.token == chosen.token or math.isclose(one.logprob, chosen.logprob, abs_tol=1e-4) for one in most_likely
+    )
+    return _is_meant(chosen.logprob) and not is_listed
 
 
 def _check_not_withheld(choice: Mapping[str, Any], has_logprobs: bool) -> None:

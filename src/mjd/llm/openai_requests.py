@@ -213,7 +213,7 @@ class ConcurrentRequests:
                 response = self.engine.read(one.record, reply, usage)
             except ReplyError as error:
                 self.ledger.book(usage, reservation=reservation, estimated=estimated)
-                raise self.engine.ending(error) or error from None
+                raise self.engine.ending(error, one.record) or error from None
             stored = (one.key, one.record, asdict(response))
             self.ledger.book(usage, reservation=reservation, estimated=estimated, keep=[stored])
         finally:
