@@ -45,7 +45,7 @@ class Filter:
             and (self.before is None or created < self.before)
             and (self.key is None or key.startswith(self.key.lower()))
             and (self.kind is None or self.kind == record_kind(record))
-            and (self.text is None or any(self.text in message["content"] for message in record["messages"]))
+            and (self.text is None or any(self.text in message["content"] for message in record.get("messages", [])))
         )
 
 
