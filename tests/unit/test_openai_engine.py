@@ -287,6 +287,13 @@ def test_an_endpoint_whose_first_replies_are_all_unusable_is_not_paid_for_the_re
     assert len(reading.bodies) == 10
 
 
+def test_only_unusable_prompts_on_a_rerun_are_still_the_prompts(reading: Reading, store: Store) -> None:
+    """A content filter that withholds all orders of one item: `unanswered: drop` must get past it."""
+    list(engine(reading, store).generate(WHY[:2]))
+    reading.refuses = {"": completion(finish_reason="content_filter")}
+    assert unanswered(dict(engine(reading, store).generate(WHY[2:]))) == list(range(28))
+
+
 def test_a_reply_without_usage_is_booked_as_an_estimate(reading: Reading, store: Store) -> None:
     status, whole, headers = completion()
     reading.refuses = {"": (status, {name: whole[name] for name in ("model", "choices")}, headers)}

@@ -109,12 +109,19 @@ class Ledger:
         found = self._store.db.execute("SELECT requests FROM spending WHERE model = ?", (self._model,)).fetchone()
         return bool(found and found[0])
 
-    def has_scores(self, engine: Mapping[str, Any]) -> bool:
-        """True when the store holds a score, not all of it null, by an engine with exactly these settings."""
+    def has_replies(self, engine: Mapping[str, Any], kind: str) -> bool:
+        """True when the store holds an answer, or a score that is not all null, by an engine with these very settings.
+
+        Args:
+            engine: as requests are stored with it.
+            kind: `Generate` or `Score`.
+        """
         start = json.dumps({"engine": engine})[:-1]
         rows = self._store.db.execute("SELECT reply FROM replies WHERE substr(request, 1, ?) = ?", (len(start), start))
-        scores = (json.loads(reply).get("scores") for (reply,) in rows)
-        return any(score is not None for of_prompt in scores if of_prompt for score in of_prompt)
+        replies = (json.loads(reply) for (reply,) in rows)
+        if kind == "Generate":
+            return any("text" in reply for reply in replies)
+        return any(score is not None for reply in replies for score in reply.get("scores") or ())
 
     def book(
         self,

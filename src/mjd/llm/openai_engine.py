@@ -195,7 +195,9 @@ class OpenAiEngine(Engine):
             n_unusable += self.ledger.requests > billed
             billed = self.ledger.requests
             if n_unusable >= FAILURES_IN_A_ROW:
-                raise self.unusable(n_unusable, found.reason)
+                if not self.ledger.has_replies(asked[i].record["engine"], record_kind(asked[i].record)):
+                    raise self.unusable(n_unusable, found.reason)
+                break  # these prompts are at fault: others were answered in an earlier job
         part = [asked[i] for i in rest]
         if part and ordinary:
             yield from ((rest[place], found) for place, found in ConcurrentRequests(self, key, part).results())
@@ -249,7 +251,7 @@ class OpenAiEngine(Engine):
 
     def _can_score(self, record: Mapping[str, Any]) -> bool:
         """True when the endpoint has listed letters: in this job, or in an earlier one with the same settings."""
-        self._lists_letters = self._lists_letters or self.ledger.has_scores(record["engine"])
+        self._lists_letters = self._lists_letters or self.ledger.has_replies(record["engine"], "Score")
         return self._lists_letters
 
     def _count_markers(self, asked: Iterable[Asked]) -> None:
