@@ -118,8 +118,12 @@ def convergence_table(
     """The table of `schema` from scores of all orders, one system a scorer, in the order of `scores`."""
     parts = []
     for system, table in zip(systems, scores, strict=True):
+        if fully_crossed(table).empty:  # each of the few items lacks a dropped prompt
+            continue
         rows = convergence_rows(arrange(table, items, labels, temperature), settings, seed)
         parts.append(rows.assign(scorer=system.scorer, source=system.source, mode=system.mode))
+    if not parts:
+        return pd.DataFrame(columns=schema().names)
     whole = pd.concat(parts, ignore_index=True).assign(temperature=temperature, data_set=data_set)
     return whole[list(schema().names)]
 

@@ -66,21 +66,15 @@ def fully_crossed(scores: pd.DataFrame) -> pd.DataFrame:
     An item's prompts are all its explanation orders with all option orders. A dropped prompt (`unanswered: drop`)
     leaves a gap; an explanation order that is missing whole cannot be told from one that was not asked for, and shows
     in the number of orders.
-
-    Raises:
-        DataError: no item is complete.
     """
     n_options = scores["option_order"].nunique()
     sizes = scores.groupby(["uid", "explanation_order"], sort=False).size()
     gaps = set(sizes[sizes != n_options].index.get_level_values("uid"))
     if not gaps:
         return scores
-    if len(gaps) == scores["uid"].nunique():
-        raise DataError(
-            "No item has a score for every prompt: each lacks some, dropped as unanswered.",
-            "Ask for them again (unanswered: stop lists them), or do without this table.",
-        )
-    log.warning("%d items lack scores of dropped prompts and are left out here", len(gaps))
+    log.warning(
+        "%d of %d items lack scores of dropped prompts and are left out here", len(gaps), scores["uid"].nunique()
+    )
     return scores[~scores["uid"].isin(gaps)].reset_index(drop=True)
 
 

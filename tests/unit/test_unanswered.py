@@ -19,12 +19,14 @@ from mjd.errors import DataError, ModelError
 from mjd.explanations import candidates, select
 from mjd.finetune import FineTuningRun
 from mjd.generation import generate_answers
+from mjd.io import write_parquet
 from mjd.llm.base import Generate, Message, Score, Unanswered, Workplace
 from mjd.llm.fake import FakeEngine
 from mjd.llm.ledger import Ledger
 from mjd.llm.openai_engine import OpenAiEngine
 from mjd.llm.store import Store
 from mjd.llm.tally import Tally
+from mjd.plots import plot_convergence
 from mjd.scoring import PromptSettings, ScoreChunks, StoredScores, score_items
 from mjd.unanswered import UnansweredPrompts
 from tests.openai.injecting_proxy import InjectingProxy
@@ -220,10 +222,22 @@ def test_bias_leaves_items_with_dropped_prompts_out(gapped: pd.DataFrame) -> Non
 
 
 def test_convergence_leaves_items_with_dropped_prompts_out(gapped: pd.DataFrame) -> None:
-    """Two gaps in two items would be of a shape that fits: scores of one item would be read as another's."""
+    """Gaps in two items may leave a shape that fits: scores of one item would be read as another's."""
     items = ITEMS.assign(**dict.fromkeys(LABELS.columns("hjd"), 1 / 3))
     found = convergence.arrange(gapped, items, LABELS, 1.0)
     assert found.p.shape == (2, 2, 6, 3)
+
+
+def test_tables_without_a_complete_item_are_empty(gapped: pd.DataFrame, tmp_path: Path) -> None:
+    """A content filter that hits a prompt of each item must not keep the other tables from being made."""
+    none = gapped.groupby("uid").head(5)
+    systems, how = [System("a", "A", "mjd", scorer="m")], Statistics(resamples=100)
+    items = ITEMS.assign(**dict.fromkeys(LABELS.columns("hjd"), 1 / 3))
+    assert bias.bias_table(systems, [none], LABELS, how, 1, "toy", drops=True).empty
+    table = convergence.convergence_table(systems, [none], items, LABELS, 1.0, how, 1, "toy")
+    assert table.empty
+    plot_convergence(table, {}, [tmp_path / "empty.svg"])
+    write_parquet(table, tmp_path / "empty.parquet", convergence.schema())
 
 
 # -- a real endpoint's replies, injected -------------------------------------------------------------------------------
