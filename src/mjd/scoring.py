@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -84,7 +85,7 @@ class ScoreChunks:
                 self._known[key] = Known(*known)
 
     def look_up(self, keys: Sequence[str]) -> dict[str, Known]:
-        return {key: self._known[key] for key in keys if key in self._known}
+        return {key: self._known[key] for key in keys if key in self._known and _is_finite(self._known[key].scores)}
 
     def add(self, key: str, engine: Engine, request: Score, scored: Scored) -> None:
         """Keep a fresh score; it is on disk after at most `SECONDS_PER_CHUNK` of further additions."""
@@ -279,6 +280,8 @@ def _score_group(
         try:
             for position, scored in engine.score([requests[i] for i in missing]):
                 i = missing[position]
+                if isinstance(scored, Scored) and not _is_finite(scored.scores):  # such as float16 logits that overflow
+                    scored = Unanswered(f"its scores are no finite numbers: {list(scored.scores)}")
                 if isinstance(scored, Unanswered):
                     without[keys[i]] = scored
                     progress.failed()
@@ -303,6 +306,10 @@ def _score_group(
             known[key].bound,
             known[key].mass,
         )
+
+
+def _is_finite(scores: Sequence[float | None]) -> bool:
+    return all(score is None or math.isfinite(score) for score in scores)
 
 
 def _named(uid: str, prompt: ScorePrompt) -> str:

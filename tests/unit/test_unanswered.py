@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,14 @@ import pytest
 
 from mjd import bias, convergence
 from mjd.comparison import compare
-from mjd.config import Llm, Prices, Sampling, Softmax, Statistics, System, read_config
+from mjd.config import Llm, Prices, Sampling, Softmax, Statistics, System, load_config, read_config
 from mjd.distributions import model_judgments
 from mjd.errors import DataError, ModelError
 from mjd.explanations import candidates, select
 from mjd.finetune import FineTuningRun
 from mjd.generation import generate_answers
 from mjd.io import write_parquet
+from mjd.job import token_counter
 from mjd.llm.base import Generate, Message, Score, Unanswered, Workplace
 from mjd.llm.fake import FakeEngine
 from mjd.llm.ledger import Ledger
@@ -31,6 +33,7 @@ from mjd.scoring import PromptSettings, ScoreChunks, StoredScores, score_items
 from mjd.unanswered import UnansweredPrompts
 from tests.openai.injecting_proxy import InjectingProxy
 from tests.unit.test_openai_engine import Site, completion
+from tests.unit.tiny_llms import save_tiny_llm
 
 CONFIG = read_config("config/config.yaml")
 LABELS = CONFIG.labels
@@ -111,6 +114,20 @@ def test_an_outage_is_never_dropped(tmp_path: Path) -> None:
     """What the endpoint never looked at may well be answered."""
     with pytest.raises(ModelError, match="6 of them failed for good"):
         scores(Refusing("P1.", is_final=False), tmp_path, "drop")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_scores_that_are_no_numbers_are_unanswered_in_any_engine(tmp_path: Path, value: float) -> None:
+    class Overflowing(FakeEngine):
+        def score(self, requests: Sequence[Score]) -> Iterator[tuple[int, Any]]:
+            for i, scored in super().score(requests):
+                yield i, scored if i else replace(scored, scores=(value, 1.0, 2.0))
+
+    with pytest.raises(ModelError, match=r"1 of 18 prompts got no usable reply: item i1 .* no finite numbers"):
+        scores(Overflowing(), tmp_path)
+    again = FakeEngine()
+    assert len(scores(again, tmp_path)) == 18
+    assert again.asked == 1
 
 
 # -- explanations ------------------------------------------------------------------------------------------------------
@@ -352,3 +369,16 @@ def test_a_reply_is_stored_though_the_job_dies_before_it_reads_it(proxy: Injecti
     replies.close()  # type: ignore[attr-defined]
     _, requests, _ = spending(store)
     assert requests == len(store) == sum(proxy.tries.values())
+
+
+# -- estimates ---------------------------------------------------------------------------------------------------------
+
+
+def test_estimates_are_counted_by_the_tokenizer_that_the_model_names(tmp_path: Path) -> None:
+    save_tiny_llm(tmp_path / "models" / "smollm2-135m-instruct")  # a tokenizer of bytes
+    served = {"served": {"api": "m", "tokenizer": "smollm2-135m-instruct"}}
+    config = load_config({"extends": "config/config.yaml", "downloads_dir": str(tmp_path), "models": served})
+    count = token_counter(config, "served")
+    assert count is not None
+    assert count("Which one?") == 10
+    assert token_counter(config.model_copy(update={"downloads_dir": str(tmp_path / "none")}), "served") is None
