@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from mjd import stats
 from mjd.config import Statistics, System
-from mjd.distributions import Floats, fill_bounds, softmax
+from mjd.distributions import Floats, fill_bounds, fully_crossed, softmax
 from mjd.errors import DataError
 from mjd.labels import LabelSet
 
@@ -130,16 +130,21 @@ def bias_table(
     settings: Statistics,
     seed: int,
     data_set: str,
+    drops: bool = False,
 ) -> pd.DataFrame:
     """The table of `schema`, one row a scored variant; intervals by bootstrap over items.
 
     Args:
+        drops: leave out items some of whose prompts were dropped (`unanswered: drop`); `n` shows it; a
+            system without a complete item has no row.
         systems: one system a scores table, in the order of `scores`; its transform does not matter.
         scores: schema `scores`; a second table of a system holds all explanation orders of a few items.
     """
     rows = []
     for system, table in zip(systems, scores, strict=True):
-        table, _ = fill_bounds(table, labels)
+        table, _ = fill_bounds(fully_crossed(table) if drops else table, labels)
+        if table.empty:
+            continue
         found = design(table, labels)
         n_items = len(found.prompts)
         total, share = variance_shares(found, np.ones((1, n_items)))
@@ -155,4 +160,5 @@ def bias_table(
             row |= dict(zip((name, f"{name}_low", f"{name}_high"), values, strict=True))
         row |= {f"p_option_{place + 1}": p for place, p in enumerate(place_probabilities(table, labels))}
         rows.append(row)
-    return pd.DataFrame(rows).assign(data_set=data_set)
+    table = pd.DataFrame(rows) if rows else pd.DataFrame(columns=schema(len(labels)).names)
+    return table.assign(data_set=data_set)

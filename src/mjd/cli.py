@@ -3,7 +3,7 @@
 mjd store stats STORE                    what it holds, by engine and model, and what was spent
 mjd store verify STORE                   check every page and row
 mjd store export STORE FILE.parquet      all replies as a table
-mjd store prune STORE --model TEXT ...   remove replies that are no longer wanted
+mjd store prune STORE --model TEXT ...   remove replies that are no longer wanted, single ones by --key or --text
 """
 
 from __future__ import annotations
@@ -54,11 +54,17 @@ def _parser() -> argparse.ArgumentParser:
     pruning.add_argument("--model", help="only replies of models whose identity contains this text")
     pruning.add_argument("--engine", help="only replies of this engine")
     pruning.add_argument("--before", type=_day, metavar="YYYY-MM-DD", help="only replies stored before this day (UTC)")
-    pruning.add_argument("--dry-run", action="store_true", help="count, but remove nothing")
-    pruning.set_defaults(
-        run=lambda store, chosen: prune(store, Filter(chosen.model, chosen.engine, chosen.before), chosen.dry_run)
-    )
+    pruning.add_argument("--key", metavar="PREFIX", help="only replies whose key begins like this")
+    pruning.add_argument("--text", help="only replies to prompts that contain this text, such as an item's")
+    pruning.add_argument("--kind", choices=["score", "answer"], help="only scores, or only answers")
+    pruning.add_argument("--dry-run", action="store_true", help="show and count them, but remove nothing")
+    pruning.set_defaults(run=lambda store, chosen: prune(store, _filter(chosen), chosen.dry_run))
     return parser
+
+
+def _filter(chosen: argparse.Namespace) -> Filter:
+    kind = {"score": "Score", "answer": "Generate"}.get(chosen.kind)
+    return Filter(chosen.model, chosen.engine, chosen.before, chosen.key, chosen.text, kind)
 
 
 def _day(text: str) -> float:

@@ -15,7 +15,7 @@ from scipy.stats import gmean
 
 from mjd import metrics, stats
 from mjd.config import Statistics, System
-from mjd.distributions import Floats, aligned
+from mjd.distributions import Floats, aligned, items_of_all
 from mjd.errors import DataError
 from mjd.labels import LabelSet
 
@@ -103,9 +103,16 @@ def bootstrap(human: Floats, models: Floats, counts: Floats) -> Bootstrapped:
 
 
 def stacked(
-    items: pd.DataFrame, systems: Sequence[System], distributions: Mapping[str, pd.DataFrame], labels: LabelSet
+    items: pd.DataFrame,
+    systems: Sequence[System],
+    distributions: Mapping[str, pd.DataFrame],
+    labels: LabelSet,
+    drops: bool = False,
 ) -> tuple[Floats, Floats]:
     """HJDs [n_items, K] and the systems' distributions [n_systems, n_items, K] of the items that have an HJD.
+
+    With `drops`, items that an MJD lacks (`unanswered: drop`) are left out for all systems, so that all are compared on
+    the same ones.
 
     Raises:
         DataError: no item has an HJD, or a system lacks an item (`distributions.aligned`).
@@ -116,6 +123,8 @@ def stacked(
             f"No training item has an HJD ({', '.join(labels.columns('hjd'))}) to compare distributions with.",
             "Add HJDs to the items, or ask for tables that need none, such as tables/ood.csv (task.train_hjd: none).",
         )
+    if drops:
+        known = items_of_all(known, {s.path or s.slug: distributions[s.slug] for s in systems if s.kind == "mjd"})
     human = known[labels.columns("hjd")].to_numpy(np.float64)
     models = [aligned(known["uid"], distributions[s.slug], labels, s.path or s.slug) for s in systems]
     return human, np.stack(models)
@@ -130,6 +139,7 @@ def compare(
     seed: int,
     data_set: str,
     temperatures: Mapping[str, Sequence[float]] | None = None,
+    drops: bool = False,
 ) -> pd.DataFrame:
     """Compare every system's distributions with the HJD of the training items.
 
@@ -138,11 +148,12 @@ def compare(
         systems: rows of the table; those with a `reference` among them are tested against it.
         distributions: system slug -> frame uid, p_*.
         temperatures: system slug -> softmax temperatures, where there are any: several if fitted, one a fold.
+        drops: compare on the items that all MJDs have (`stacked`); `n` is their number.
 
     Returns:
         The table of `schema`, systems in the order given.
     """
-    human, models = stacked(items, systems, distributions, labels)
+    human, models = stacked(items, systems, distributions, labels, drops)
     found = bootstrap(human, models, stats.resample_counts(len(human), settings.resamples, seed))
     slugs = [system.slug for system in systems]
     table = pd.DataFrame(

@@ -279,6 +279,11 @@ class Config(Settings):
         ge=0,
         description="Most that paid LLMs may cost, everything in results_dir's store together; null: no limit.",
     )
+    unanswered: Literal["stop", "drop"] = Field(
+        "stop",
+        description="What becomes of prompts without a usable reply (content filters, refusals). stop: the job ends "
+        "with their list, everything else kept. drop: tables are made without them (n_prompts, n).",
+    )
     task: Task = Field(description="Labels and text fields.")
     data: Data = Field(description="The data set.")
     models: dict[str, ModelEntry] = Field({}, description="Models beside those of the registry.")

@@ -54,7 +54,12 @@ class OpenAi(Settings):
     retry_seconds: float = Field(
         600,
         ge=0,
-        description="How long a request is tried again (429, 5xx, time-outs, unreadable replies), pauses included.",
+        description="How long a request is tried again (429, 5xx, time-outs, unusable replies), pauses included.",
+    )
+    paid_tries: int = Field(
+        3,
+        ge=1,
+        description="Replies that are paid for one prompt, at most, where none can be used (empty, NaN, broken off).",
     )
     max_wait: float = Field(60, gt=0, description="Longest pause between tries, unless Retry-After asks for more.")
     top_logprobs: int = Field(20, ge=2, description="Most likely first tokens asked for; a letter beyond is null.")

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from mjd import stats
 from mjd.config import Statistics, System
-from mjd.distributions import Floats, fill_bounds, softmax
+from mjd.distributions import Floats, fill_bounds, fully_crossed, softmax
 from mjd.errors import DataError
 from mjd.labels import LabelSet
 from mjd.metrics import distance_correlation, kl_divergence, total_variation_distance
@@ -62,7 +62,7 @@ def arrange(scores: pd.DataFrame, items: pd.DataFrame, labels: LabelSet, tempera
     Raises:
         DataError: items have no explanation orders to compare.
     """
-    filled, _ = fill_bounds(scores, labels)
+    filled, _ = fill_bounds(fully_crossed(scores), labels)
     ordered = filled.sort_values(["uid", "explanation_order", "option_order"], kind="stable")
     sizes = ordered.groupby("uid")["explanation_order"].nunique()
     n_orders = int(sizes.mode().max())
@@ -118,8 +118,12 @@ def convergence_table(
     """The table of `schema` from scores of all orders, one system a scorer, in the order of `scores`."""
     parts = []
     for system, table in zip(systems, scores, strict=True):
+        if fully_crossed(table).empty:  # each of the few items lacks a dropped prompt
+            continue
         rows = convergence_rows(arrange(table, items, labels, temperature), settings, seed)
         parts.append(rows.assign(scorer=system.scorer, source=system.source, mode=system.mode))
+    if not parts:
+        return pd.DataFrame(columns=schema().names)
     whole = pd.concat(parts, ignore_index=True).assign(temperature=temperature, data_set=data_set)
     return whole[list(schema().names)]
 

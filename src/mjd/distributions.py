@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -9,6 +12,8 @@ from numpy.typing import NDArray
 from mjd.config import Norm, Softmax
 from mjd.errors import DataError
 from mjd.labels import LabelSet
+
+log = logging.getLogger(__name__)
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -53,6 +58,24 @@ def fill_bounds(scores: pd.DataFrame, labels: LabelSet) -> tuple[pd.DataFrame, i
     bounded = scores[columns].isna().any(axis=1) & scores["score_bound"].notna()
     filled = scores[columns].apply(lambda column: column.fillna(scores["score_bound"]))
     return scores.assign(**filled), int(bounded.sum())
+
+
+def fully_crossed(scores: pd.DataFrame) -> pd.DataFrame:
+    """Scores (schema `scores`) of the items all of whose prompts have one; a warning counts the others.
+
+    An item's prompts are all its explanation orders with all option orders. A dropped prompt (`unanswered: drop`)
+    leaves a gap; an explanation order that is missing whole cannot be told from one that was not asked for, and shows
+    in the number of orders.
+    """
+    n_options = scores["option_order"].nunique()
+    sizes = scores.groupby(["uid", "explanation_order"], sort=False).size()
+    gaps = set(sizes[sizes != n_options].index.get_level_values("uid"))
+    if not gaps:
+        return scores
+    log.warning(
+        "%d of %d items lack scores of dropped prompts and are left out here", len(gaps), scores["uid"].nunique()
+    )
+    return scores[~scores["uid"].isin(gaps)].reset_index(drop=True)
 
 
 def score_matrix(scores: pd.DataFrame, labels: LabelSet) -> tuple[list[str], Ints, Floats]:
@@ -109,6 +132,38 @@ def distribution_frame(uid: pd.Series, p: Floats, labels: LabelSet) -> pd.DataFr
     return pd.DataFrame(p, columns=labels.columns("p")).assign(uid=uid.to_numpy())[["uid", *labels.columns("p")]]
 
 
+def items_of_all(items: pd.DataFrame, distributions: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """The items that all of several distributions have; a warning names the others.
+
+    Args:
+        items: with column uid.
+        distributions: name (for the warning) -> frame with column uid.
+
+    Raises:
+        DataError: no item is in all of them.
+    """
+    lacking = {name: set(items["uid"]) - set(frame["uid"]) for name, frame in distributions.items()}
+    left_out = set().union(*lacking.values())
+    if not left_out:
+        return items
+    if len(left_out) == len(items):
+        most = max(lacking, key=lambda name: len(lacking[name]))
+        raise DataError(
+            f"No item has an MJD in every system; {most} lacks {len(lacking[most])} of {len(items)}.",
+            "Ask for the missing ones (unanswered: stop lists them), or take the system out of the configuration.",
+        )
+    by_system = "; ".join(f"{name} lacks {len(uids)}" for name, uids in lacking.items() if uids)
+    shown = ", ".join(sorted(map(str, left_out))[:10]) + (", ..." if len(left_out) > 10 else "")
+    log.warning(
+        "%d of %d items have no MJD in some system and are left out for all (%s): %s",
+        len(left_out),
+        len(items),
+        by_system,
+        shown,
+    )
+    return items[~items["uid"].isin(left_out)].reset_index(drop=True)
+
+
 def aligned(uids: pd.Series, distribution: pd.DataFrame, labels: LabelSet, where: str) -> Floats:
     """Probabilities [n, K] of `distribution` in the order of `uids`, joined one to one.
 
@@ -122,7 +177,10 @@ def aligned(uids: pd.Series, distribution: pd.DataFrame, labels: LabelSet, where
     p = distribution.set_index("uid")[columns].reindex(uids).to_numpy(np.float64)
     if np.isnan(p).any():
         uid = uids.iloc[int(np.flatnonzero(np.isnan(p).any(axis=1))[0])]
-        raise DataError(f"{where}: item {uid} has no distribution.", "Run the rule that makes this file again.")
+        raise DataError(
+            f"{where}: item {uid} has no distribution.",
+            "Run the rule that makes this file again (--forcerun); where it was made with unanswered: drop, set that.",
+        )
     if (p < 0).any() or not np.allclose(p.sum(axis=1), 1, atol=1e-6):
         row = int(np.flatnonzero((p < 0).any(axis=1) | ~np.isclose(p.sum(axis=1), 1, atol=1e-6))[0])
         raise DataError(

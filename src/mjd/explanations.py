@@ -14,6 +14,7 @@ from mjd.errors import DataError
 from mjd.labels import LabelSet
 from mjd.logs import named
 from mjd.reasoning import after_reasoning
+from mjd.unanswered import UnansweredPrompts
 
 log = logging.getLogger(__name__)
 
@@ -179,6 +180,7 @@ def select(
     selection: Selection,
     where: str = "candidates",
     line_breaks: bool = False,
+    unanswered: UnansweredPrompts | None = None,
 ) -> pd.DataFrame:
     """Select explanations: uid, position, label, text.
 
@@ -189,24 +191,40 @@ def select(
         wanted: labels wanted for each uid, in the order shown.
         where: names the candidates in errors.
         line_breaks: how `longest` counts, see `rank_candidates`.
+        unanswered: under its policy `drop` an explanation whose label has no candidate is left out and counted, and an
+            item is left out where none remains.
 
     Raises:
-        DataError: an item has no candidate of a wanted label.
+        DataError: an item has no candidate of a wanted label, and is not to be dropped; or no item has any.
     """
+    drops = unanswered is not None and unanswered.drops
     ordered = found.sort_values(["uid", "label", "rank"], kind="stable")
     texts = {
         (str(uid), str(label)): rank_candidates(group.tolist(), selection, line_breaks)
         for (uid, label), group in ordered.groupby(["uid", "label"])["text"]
     }
     rows: list[tuple[str, int, str, str]] = []
+    lacking: list[str] = []
     for uid, labels in wanted.items():
         streams: dict[str, Iterator[str]] = {}
-        for position, label in enumerate(labels):
+        position = 0
+        for label in labels:
+            if (uid, label) not in texts and drops and texts:
+                lacking.append(f"{uid} ({label})")
+                continue
             if (uid, label) not in texts:
                 raise DataError(
                     f"{where}: item {uid} has no explanation for label {label!r}.",
-                    "Generate it again (a longer max_new_tokens may help), or choose another generator.",
+                    "Generate it again (a longer max_new_tokens may help), choose another generator, or set "
+                    "unanswered: drop to go on without it.",
                 )
             stream = streams.setdefault(label, itertools.cycle(texts[uid, label]))
             rows.append((uid, position, label, next(stream)))
+            position += 1
+    if unanswered is not None:
+        shown = {row[0] for row in rows}
+        unanswered.leave_out("missing_explanations", lacking, f"explanations are missing in {where}")
+        unanswered.leave_out(
+            "items_without_explanations", [u for u in wanted if u not in shown], "items have none left"
+        )
     return pd.DataFrame(rows, columns=["uid", "position", "label", "text"])

@@ -103,6 +103,7 @@ def finding_table(
     settings: Statistics,
     seed: int,
     data_set: str,
+    drops: bool = False,
 ) -> pd.DataFrame:
     """The table of `schema`; the last rows of a case (claim `finding`) sum it up.
 
@@ -111,11 +112,12 @@ def finding_table(
     Args:
         items: training items with `hjd_*`.
         distributions: system slug -> frame uid, p_*.
+        drops: use the items that all MJDs have (`comparison.stacked`).
     """
     systems = list({s.slug: s for c in checked for s in (c.none, c.human, c.label_free, c.label_guided)}.values())
     if not systems:
         return pd.DataFrame(columns=schema().names)
-    human, models = stacked(items, systems, distributions, labels)
+    human, models = stacked(items, systems, distributions, labels, drops)
     found = bootstrap(human, models, stats.resample_counts(len(human), settings.resamples, seed))
     place = {system.slug: index for index, system in enumerate(systems)}
     noise = is_independent(found.estimate["dcor"], null_quantile(human, models, seed))

@@ -236,12 +236,29 @@ class FineTuningJob:
 
 @dataclass(frozen=True)
 class FineTuningRun:
-    """One run: a system's slug, its distributions (`uid`, `p_*`), a seed, and the model directory to write."""
+    """One run: a system's slug, its distributions (`uid`, `p_*`), a seed, and the model directory to write.
+
+    `may_lack_items`: it trains on the items that have a distribution (MJDs under `unanswered: drop`).
+    """
 
     slug: str
     target: pd.DataFrame
     seed: int
     output_dir: str | Path
+    may_lack_items: bool = False
+
+    def targets(self, uids: pd.Series, labels: LabelSet) -> tuple[Floats, Ints]:
+        """Soft labels [n_items, K] in the order of `uids`, NaN where it has none, and the places of the items it has.
+
+        Raises:
+            DataError: an item lacks a distribution and may not, or all do.
+        """
+        has = uids.isin(self.target["uid"]).to_numpy() if self.may_lack_items else np.ones(len(uids), bool)
+        if not has.any():
+            raise DataError(f"System {self.slug} has no distribution of a train item.", "Ask for its MJDs again.")
+        found = np.full((len(uids), len(labels)), np.nan)
+        found[has] = aligned(uids[has].reset_index(drop=True), self.target, labels, f"System {self.slug}")
+        return found, np.flatnonzero(has)
 
 
 def finetune_systems(job: FineTuningJob, runs: Sequence[FineTuningRun], processes: int = 1) -> pd.DataFrame:
@@ -270,7 +287,9 @@ def finetune_systems(job: FineTuningJob, runs: Sequence[FineTuningRun], processe
     """
     train = _split_items(job.items, "train")
     for run in runs:
-        aligned(train["uid"], run.target, job.labels, f"System {run.slug}")
+        _, has = run.targets(train["uid"], job.labels)
+        if len(has) < len(train):
+            log.warning("%s, seed %d: trained on %d of %d items", run.slug, run.seed, len(has), len(train))
     truncated = _truncated(job)
     dev = _split_items(job.items, "dev")
     warn_of_near_ties(_hjd(dev, job.labels), dev["uid"], "dev")
@@ -369,13 +388,13 @@ class _Tuner:
 
     def run(self, run: FineTuningRun) -> _Ended:
         """Train from the base weights, keep the best step; the course is step, train_loss, dev scores and is_best."""
-        targets = aligned(self.train["uid"], run.target, self.job.labels, f"System {run.slug}")
+        targets, has = run.targets(self.train["uid"], self.job.labels)
         own = f"{self.shared} {run.slug} {run.seed} ".encode() + targets.tobytes()
         key = hashlib.sha256(own).hexdigest()[:32]
         earlier = self.finished.course(key)
         if earlier is not None:
             return _Ended(key, earlier, True)
-        batches = finetuning_batches(self.encoded.lengths, self.job.settings, run.seed)
+        batches = [has[batch] for batch in finetuning_batches(self.encoded.lengths[has], self.job.settings, run.seed)]
         self.model.load_state_dict(self.base)
         with _seeded(run.seed, self.job.device):
             course = _finetune(self.model, self.encoded, targets, batches, self.dev, self.job.settings)

@@ -19,6 +19,7 @@ from mjd.llm.store import Store
 from mjd.llm.tally import Tally
 from mjd.reasoning import after_reasoning
 from mjd.scoring import PromptSettings, item_prompts, top_tokens, warn_of_low_mass
+from mjd.unanswered import UnansweredPrompts
 
 VARIANT = ("scorer", "generator", "source", "selection", "mode")
 
@@ -89,15 +90,20 @@ def sample_answers(
     seed: int,
     store: Store,
     tally: Tally,
+    unanswered: UnansweredPrompts | None = None,
 ) -> pd.DataFrame:
-    """Greedy answers (schema `answers_schema`) to `settings.generated_prompts` random prompts of each variant."""
+    """Greedy answers (schema `answers_schema`) to `settings.generated_prompts` random prompts of each variant.
+
+    Prompts without a usable answer have no row under the policy `drop` of `unanswered` (`generation.ask`).
+    """
+    drops = unanswered is not None and unanswered.drops
     rows: list[dict[str, str]] = []
     requests: list[Generate] = []
     for variant in variants:
         labels = variant.settings.labels
         prompts: dict[tuple[str, str, str], tuple[Message, ...]] = {
             (uid, ",".join(map(str, p.explanation_order)), ",".join(p.option_order)): p.messages
-            for uid, of_item in item_prompts(items, variant.explanations, variant.settings)
+            for uid, of_item in item_prompts(items, variant.explanations, variant.settings, drops=drops)
             for p in of_item
         }
         scores, _ = fill_bounds(variant.scores, labels)
@@ -112,11 +118,14 @@ def sample_answers(
             rows.append({"system": variant.slug} | dict(zip(names, key, strict=True)) | {"first_token_letter": letter})
             requests.append(Generate(prompts[key], settings.generated_tokens))
     asked_for = [f"item {row['uid']} (a sampled prompt of {row['system']})" for row in rows]
-    answers = ask(engine, requests, store, tally, "answers to sampled prompts", asked_for)
+    answers = ask(engine, requests, store, tally, "answers to sampled prompts", asked_for, unanswered)
     letters = variants[0].settings.labels.letters if variants else ()
-    found = [{"text": a["text"], "letter": answer_letter(a["text"], letters)} for a in answers]
-    columns = answers_schema().names
-    return pd.DataFrame([row | more for row, more in zip(rows, found, strict=True)], columns=columns)
+    found = [
+        row | {"text": answer["text"], "letter": answer_letter(answer["text"], letters)}
+        for row, answer in zip(rows, answers, strict=True)
+        if answer is not None
+    ]
+    return pd.DataFrame(found, columns=answers_schema().names)
 
 
 def first_token_table(

@@ -11,11 +11,12 @@ import pandas as pd
 
 from mjd.config import Prompts, Sampling
 from mjd.labels import LabelSet
-from mjd.llm.base import Engine, Generate, request_key
+from mjd.llm.base import Engine, Generate, Unanswered, request_key
 from mjd.llm.store import Store, request_record
 from mjd.llm.tally import Tally
 from mjd.logs import Progress, named
 from mjd.prompts import explain_prompt
+from mjd.unanswered import UnansweredPrompts
 
 log = logging.getLogger(__name__)
 
@@ -43,16 +44,25 @@ def ask(
     tally: Tally,
     what: str,
     names: Sequence[str] | None = None,
-) -> list[dict[str, Any]]:
+    unanswered: UnansweredPrompts | None = None,
+) -> list[dict[str, Any] | None]:
     """The answers (fields of `Generated`) to `requests`, in order; equal requests are asked once.
 
-    `names` says what each request is, in errors and warnings. All are checked before the first is answered. Answers
-    found in `store` are not asked for again; each fresh one is stored as it comes.
+    All requests are checked before the first is answered. Answers found in `store` are not asked for again; each fresh
+    one is stored as it comes.
+
+    Args:
+        names: what each request is, for messages.
+        unanswered: collects requests that got no usable answer; under its policy `drop` their answer is None.
+
+    Raises:
+        ModelError: some got none, and the policy is not to drop them. All others are stored.
     """
+    unanswered = UnansweredPrompts() if unanswered is None else unanswered
     names = names or [f"request {number}" for number in range(1, len(requests) + 1)]
     engine.check(requests, names)
     keys = [request_key(engine.info, request) for request in requests]
-    replies = store.get(keys)
+    replies = _stored(engine, keys, store)
     missing = list({key: i for i, key in enumerate(keys) if key not in replies}.values())
     tally.cached += len(requests) - len(missing)
     per_call = engine.answers_per_call or max(len(missing), 1)
@@ -64,11 +74,16 @@ def ask(
             tally.start()
             for position, answer in engine.generate([requests[i] for i in part]):
                 i = part[position]
+                if isinstance(answer, Unanswered):
+                    unanswered.add(names[i] if names else f"request {i + 1}", answer)
+                    progress.failed()
+                    continue
                 replies[keys[i]] = asdict(answer)
                 store.put([(keys[i], request_record(engine.info, requests[i]), asdict(answer))])
                 tally.add(answer.usage)
                 progress.done()
-    answers = [replies[key] for key in keys]
+    unanswered.settle(what, len(requests))
+    answers = [replies.get(key) for key in keys]
     tally.cut_at_context_end += warn_of_cut_answers(requests, answers, names)
     return answers
 
@@ -91,6 +106,16 @@ def warn_of_cut_answers(
     return cut
 
 
+def _stored(engine: Engine, keys: Sequence[str], store: Store) -> dict[str, Any]:
+    """Stored answers; empty ones, which earlier versions kept of paid engines, are removed, to be asked for again."""
+    replies = store.get(keys)
+    empty = [key for key, reply in replies.items() if engine.is_paid and not str(reply["text"]).strip()]
+    if empty:
+        log.warning("%d stored answers of an earlier version are empty: asked again", len(empty))
+        store.delete(empty)
+    return {key: reply for key, reply in replies.items() if key not in set(empty)}
+
+
 def generate_answers(
     engine: Engine,
     items: pd.DataFrame,
@@ -102,13 +127,18 @@ def generate_answers(
     store: Store,
     tally: Tally,
     what: str = "explaining",
+    unanswered: UnansweredPrompts | None = None,
 ) -> pd.DataFrame:
-    """Raw answers (uid, label, text, finish_reason), items in order, labels in label order; each asked for once."""
+    """Raw answers (uid, label, text, finish_reason), items in order, labels in label order; each asked for once.
+
+    An item and label without a usable answer has no row under the policy `drop` of `unanswered`; see `ask`.
+    """
     asked = list(explain_requests(items, labels, text_fields, prompts, sampling, seed))
     names = [f"item {uid} (label {label})" for uid, label, _ in asked]
-    answers = ask(engine, [request for _, _, request in asked], store, tally, what, names)
+    answers = ask(engine, [request for _, _, request in asked], store, tally, what, names, unanswered)
     rows = [
         (uid, label, answer["text"], answer["finish_reason"])
         for (uid, label, _), answer in zip(asked, answers, strict=True)
+        if answer is not None
     ]
     return pd.DataFrame(rows, columns=["uid", "label", "text", "finish_reason"])

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mjd import io
-from mjd.config import load_config
+from mjd.config import Config, load_config
 from mjd.errors import MjdError
 from mjd.labels import LabelSet, label_set
 from mjd.logs import logging_to
@@ -20,8 +21,10 @@ if TYPE_CHECKING:
     import torch
 
     from mjd.llm.base import Engine
+    from mjd.llm.chat_tokens import ChatTokenizer
     from mjd.llm.store import Store
     from mjd.llm.tally import Tally
+    from mjd.unanswered import UnansweredPrompts
 
 log = logging.getLogger("mjd")
 
@@ -85,13 +88,40 @@ def engine_of(snakemake: Any, store: Store) -> Iterator[Engine]:
     settings = config.llm_settings(snakemake.wildcards.llm)
     identity = snakemake.params.engine["identity"]
     ledger = Ledger(store, identity, settings.prices, config.budget_usd)
-    engine = build_engine(settings, snakemake.input.get("model") or "", identity, Workplace(snakemake.threads, ledger))
+    workplace = Workplace(snakemake.threads, ledger, token_counter(config, settings.model))
+    engine = build_engine(settings, snakemake.input.get("model") or "", identity, workplace)
     turn = one_at_a_time(store.path, identity) if engine.is_paid else nullcontext()
     try:
         with turn:
             yield engine
     finally:
         engine.close()
+
+
+def token_counter(config: Config, model: str) -> Callable[[str], int] | None:
+    """Counts tokens with the tokenizer that an API model's entry names, loaded when first used; None without one."""
+    named = config.model_entry(model).tokenizer
+    directory = Path(config.downloads_dir) / "models" / str(named)
+    if not named or not (directory / "config.json").is_file():
+        return None
+
+    @functools.cache
+    def tokenizer() -> ChatTokenizer:
+        from mjd.llm.chat_tokens import ChatTokenizer
+
+        return ChatTokenizer(directory, "none", named)
+
+    return lambda text: len(tokenizer().tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def unanswered_prompts(snakemake: Any) -> UnansweredPrompts:
+    """Collects a job's unanswered prompts, under the configuration's policy.
+
+    The policy is no parameter of a rule: changing it runs no finished job again.
+    """
+    from mjd.unanswered import UnansweredPrompts
+
+    return UnansweredPrompts(load_config(snakemake.config).unanswered)
 
 
 def encoder_settings(snakemake: Any) -> dict[str, Any]:

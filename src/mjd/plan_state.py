@@ -143,7 +143,7 @@ class Finished:
     def _by_key(self, job: PlannedJob, requests: Iterator[Generate | Score]) -> int:
         from mjd.llm.openai_engine import engine_info
 
-        llm = self.config.llms[job.llm]
+        llm = self.config.llm_settings(job.llm)
         info = engine_info(llm, self.config.model_entry(llm.model).identity)
         if (job.explanations == "estimated" and job.rule in _SCORES) or not self.store.is_file():
             return 0

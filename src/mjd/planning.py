@@ -20,6 +20,7 @@ from mjd.labels import LabelSet
 from mjd.llm.base import Generate, Message, Score
 from mjd.prompts import explanation_orders
 from mjd.scoring import PromptSettings, explanations_by_item, item_prompts
+from mjd.unanswered import UnansweredPrompts
 
 # What stands in for an explanation where a data set holds none at all.
 _FILLER = "- " + "word " * 20
@@ -200,6 +201,8 @@ def _scoring(
     fields = tuple(config.task.text_fields)
     mode = system.mode or "plain"
     one = PromptSettings(_templates(config), config.labels, fields, mode, 1, config.seed)  # type: ignore[arg-type]
+    if config.unanswered == "drop" and shown is not None:
+        train = train[train["uid"].isin(shown["uid"])]
     firsts = [prompts[0] for _, prompts in item_prompts(train, shown, one)]
     orders, n_options = config.scoring.orders, math.factorial(len(config.labels))
     numbers = [n * n_options for n in _distinct_orders(config, train, shown, mode)]
@@ -273,7 +276,8 @@ def _shown(
         entry = config.task.label_counts.get(source.removesuffix("-lg"))
         wanted = wanted_labels(source, entry.guided_by if entry else None, train, human, config.labels)
         found = candidates(answers[generator].table)
-        selected[key] = select(found, wanted, selection, f"candidates of {generator}")  # type: ignore[arg-type]
+        where, dropped = f"candidates of {generator}", UnansweredPrompts(config.unanswered)
+        selected[key] = select(found, wanted, selection, where, unanswered=dropped)  # type: ignore[arg-type]
     return selected[key], answers[generator].basis
 
 

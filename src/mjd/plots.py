@@ -49,8 +49,10 @@ def plot_convergence(table: pd.DataFrame, titles: dict[str, str], paths: list[Pa
         titles: scorer -> title.
         paths: files to write.
     """
-    data_set, n = table["data_set"].iloc[0], int(table["n"].max())
-    with figure(paths, f"How many explanation orders are enough?\n{data_set}, n = {n} items") as (_, axes):
+    about = "no item is complete"
+    if len(table):
+        about = f"{table['data_set'].iloc[0]}, n = {int(table['n'].max())} items"
+    with figure(paths, f"How many explanation orders are enough?\n{about}") as (_, axes):
         for index, (scorer, rows) in enumerate(table.groupby("scorer", sort=False)):
             line = rows[~rows["orders"].isin(("cyclic", "all"))]
             colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,11 +20,15 @@ from mjd.config import Prompts
 from mjd.errors import DataError, ModelError
 from mjd.io import atomic_path, read_table
 from mjd.labels import LabelSet
-from mjd.llm.base import Engine, Score, Scored, request_key
+from mjd.llm.base import Engine, Score, Scored, Unanswered, request_key
+from mjd.llm.openai_replies import is_usable_score
 from mjd.llm.store import Store, request_record
 from mjd.llm.tally import Tally
 from mjd.logs import Progress
 from mjd.prompts import Explanation, ScorePrompt, score_prompts
+from mjd.unanswered import UnansweredPrompts
+
+log = logging.getLogger(__name__)
 
 # Fresh scores are written out at least this often; a kill loses no more than this and the pass in progress.
 SECONDS_PER_CHUNK = 10.0
@@ -92,7 +97,7 @@ class ScoreChunks:
                 self._known[key] = Known(*known)
 
     def look_up(self, keys: Sequence[str]) -> dict[str, Known]:
-        return {key: self._known[key] for key in keys if key in self._known}
+        return {key: self._known[key] for key in keys if key in self._known and _is_finite(self._known[key].scores)}
 
     def add(self, key: str, engine: Engine, request: Score, scored: Scored) -> None:
         """Keep a fresh score; it is on disk after at most `SECONDS_PER_CHUNK` of further additions."""
@@ -139,6 +144,11 @@ class StoredScores:
 
     def look_up(self, keys: Sequence[str]) -> dict[str, Known]:
         found = self._store.get(keys)
+        broken = [key for key, reply in found.items() if not is_usable_score(reply)]
+        if broken:
+            log.warning("%d stored scores of an earlier version are no numbers of a model: asked again", len(broken))
+            self._store.delete(broken)
+            found = {key: reply for key, reply in found.items() if key not in set(broken)}
         more = ("bound", "top_token")  # replies of earlier versions lack them
         return {key: Known(r["scores"], r["mass"], *(r.get(name) for name in more)) for key, r in found.items()}
 
@@ -153,19 +163,26 @@ class StoredScores:
 
 
 def item_prompts(
-    items: pd.DataFrame, explanations: pd.DataFrame | None, settings: PromptSettings, where: str = "explanations"
+    items: pd.DataFrame,
+    explanations: pd.DataFrame | None,
+    settings: PromptSettings,
+    where: str = "explanations",
+    drops: bool = False,
 ) -> Iterator[tuple[str, list[ScorePrompt]]]:
     """The prompts of each item, items in order.
 
     Args:
         items: uid and text fields.
         explanations: uid, position, label, text; None when no explanations are shown.
+        drops: leave out items without an explanation that the source would show.
 
     Raises:
         DataError: an item has no explanation although the source shows some.
     """
     shown = explanations_by_item(explanations)
-    if explanations is not None:
+    if explanations is not None and drops:
+        items = items[items["uid"].isin(shown)]
+    elif explanations is not None:
         for uid in items["uid"]:
             if uid not in shown:
                 raise DataError(
@@ -208,27 +225,42 @@ def score_items(
     cache: ScoreCache,
     tally: Tally,
     what: str = "scoring",
+    unanswered: UnansweredPrompts | None = None,
 ) -> pd.DataFrame:
     """Score every prompt of every item (schema `scores`).
 
     Prompts already in `cache` are not scored again. All are checked before the first is scored, and a scorer that turns
     out to reason before it answers is refused after its first scores. `score_*` is in label order, whatever the option
     order was.
+
+    Args:
+        unanswered: collects prompts that got no usable reply; all others are scored before these end the job
+            (`unanswered: stop`) or are left out (`drop`).
+
+    Raises:
+        ModelError: prompts got no usable reply, and the policy is not to drop them; or the scorer reasons first.
     """
-    prompts = list(item_prompts(items, explanations, settings))
+    unanswered = UnansweredPrompts() if unanswered is None else unanswered
+    prompts = list(item_prompts(items, explanations, settings, drops=unanswered.drops))
     each = [(uid, prompt) for uid, of_item in prompts for prompt in of_item]
     engine.check(
         [Score(prompt.messages, settings.labels.letters) for _, prompt in each], [f"item {uid}" for uid, _ in each]
     )
+    n_prompts = len(each)
+    left_out = set(items["uid"].astype(str)) - {uid for uid, _ in prompts}
+    unanswered.leave_out("items_without_explanations", sorted(left_out), f"items of {what} have no explanation")
     rows: list[tuple[Any, ...]] = []
-    with Progress(what, sum(len(of_item) for _, of_item in prompts), "prompts") as progress:
+    with Progress(what, n_prompts, "prompts") as progress:
         progress.note = engine.note
         try:
             for group in _groups(prompts, engine.prompts_per_call):
-                rows += _score_group(engine, group, settings, cache, tally, progress)
+                rows += _score_group(engine, group, settings, cache, tally, progress, unanswered)
         finally:
             cache.flush()
     cache.compact()
+    unanswered.settle(what, n_prompts)
+    missing = sorted({uid for uid, _ in prompts} - {row[0] for row in rows})
+    unanswered.leave_out("items_without_scores", missing, f"items of {what} have no score at all")
     columns = ["uid", "explanation_order", "option_order", *settings.labels.columns("score"), "score_bound"]
     return pd.DataFrame(rows, columns=[*columns, "label_mass", "top_token"])
 
@@ -295,7 +327,9 @@ def _score_group(
     cache: ScoreCache,
     tally: Tally,
     progress: Progress,
+    unanswered: UnansweredPrompts,
 ) -> Iterator[tuple[Any, ...]]:
+    """Rows of the scores table; prompts that get no usable reply have none, and are noted in `unanswered`."""
     requests = [Score(prompt.messages, settings.labels.letters) for _, prompt in group]
     keys = [request_key(engine.info, request) for request in requests]
     known = cache.look_up(keys)
@@ -303,18 +337,32 @@ def _score_group(
     missing = list({key: i for i, key in enumerate(keys) if key not in known}.values())
     progress.cached(len(group) - len(missing))
     tally.cached += len(group) - len(missing)
+    without: dict[str, Unanswered] = {}
     if missing:
         tally.start()
-        for position, scored in engine.score([requests[i] for i in missing]):
-            i = missing[position]
-            known[keys[i]] = known_score(scored)
-            cache.add(keys[i], engine, requests[i], scored)
-            tally.add(scored.usage)
-            progress.done()
-            if progress.n_done == FIRST_SCORES and not engine.is_paid:  # those have replies under way that cost money
-                check_answers_at_once(engine, [known[key] for key in keys if key in known])
+        try:
+            for position, scored in engine.score([requests[i] for i in missing]):
+                i = missing[position]
+                if isinstance(scored, Scored) and not _is_finite(scored.scores):  # such as float16 logits that overflow
+                    scored = Unanswered(f"its scores are no finite numbers: {list(scored.scores)}")
+                if isinstance(scored, Unanswered):
+                    without[keys[i]] = scored
+                    progress.failed()
+                    continue
+                known[keys[i]] = known_score(scored)
+                cache.add(keys[i], engine, requests[i], scored)
+                tally.add(scored.usage)
+                progress.done()
+                if progress.n_done == FIRST_SCORES and not engine.is_paid:  # replies under way cost money
+                    check_answers_at_once(engine, [known[key] for key in keys if key in known])
+        finally:  # whatever ends the job, its log names them
+            for key, (uid, prompt) in zip(keys, group, strict=True):
+                if key in without:
+                    unanswered.add(_named(uid, prompt), without[key])
     check_answers_at_once(engine, [known[key] for key in keys if key in known])
     for key, (uid, prompt) in zip(keys, group, strict=True):
+        if key in without:
+            continue
         by_label = dict(zip(prompt.option_order, known[key].scores, strict=True))
         yield (
             uid,
@@ -325,3 +373,13 @@ def _score_group(
             known[key].mass,
             known[key].top_token,
         )
+
+
+def _is_finite(scores: Sequence[float | None]) -> bool:
+    return all(score is None or math.isfinite(score) for score in scores)
+
+
+def _named(uid: str, prompt: ScorePrompt) -> str:
+    """A prompt in a message: its item and orders."""
+    shown = f"explanations {','.join(map(str, prompt.explanation_order))}, " if prompt.explanation_order else ""
+    return f"item {uid} ({shown}options {','.join(prompt.option_order)})"

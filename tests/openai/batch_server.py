@@ -32,6 +32,9 @@ class BatchRequest(BaseHTTPRequestHandler):
                 self.close_connection = True
                 return
             self.answer(batch)
+        else:  # an ordinary request
+            status, reply = forward(self.server.upstream, self.path, body, self.headers["Authorization"])
+            self.send(reply, status)
 
     def do_GET(self) -> None:
         parts = self.path.partition("?")[0].strip("/").split("/")[1:]
@@ -45,8 +48,8 @@ class BatchRequest(BaseHTTPRequestHandler):
     def answer(self, values: dict[str, Any]) -> None:
         self.send(json.dumps(values).encode())
 
-    def send(self, body: bytes) -> None:
-        self.send_response(200)
+    def send(self, body: bytes, status: int = 200) -> None:
+        self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()

@@ -87,7 +87,7 @@ def test_retry_after_is_honoured(server: VllmServer, engine_at: EngineAt, score_
     pauses: list[float] = []
     engine = engine_at(proxy.url, max_wait=0.01, concurrency=1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(logging.getLogger("mjd.llm.openai_engine"), "info", lambda text, *a: pauses.append(a[0]))
+        patch.setattr(logging.getLogger("mjd.llm.openai_requests"), "info", lambda text, *a: pauses.append(a[0]))
         scored(engine, score_requests[:4])
     assert len(pauses) == 3
     assert all(1 <= pause <= 1.01 for pause in pauses)
@@ -99,7 +99,7 @@ def test_a_request_that_always_fails_is_reported_and_asked_again_alone(
     items, _ = load_items(sample.data.items, sample.task, {}, limit=N_ITEMS)
     bad = str(train_items(items)[sample.task.text_fields[1]].iloc[1])
     proxy = FaultProxy(server.url, always=bad)
-    with pytest.raises(ModelError, match=r"6 request\(s\).*failed for good.*hiccup.*run again"):
+    with pytest.raises(ModelError, match=r"6 of 24 prompts .*failed for good.*hiccup.*run again"):
         score_sample(engine_at(proxy.url, retry_seconds=1), store, sample)
     assert len(store) == (N_ITEMS - 1) * 6
     proxy.always = None

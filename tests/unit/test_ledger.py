@@ -10,7 +10,7 @@ import pytest
 from mjd.config import Prices
 from mjd.errors import BudgetError
 from mjd.llm.base import Usage
-from mjd.llm.ledger import Ledger
+from mjd.llm.ledger import Booking, Ledger
 from mjd.llm.store import Store
 
 # A dollar for each token in, two for each token out.
@@ -93,3 +93,25 @@ def test_a_batch_beyond_the_budget_is_not_noted(store: Store) -> None:
     with pytest.raises(BudgetError, match=r"may cost 21\.0000"):
         ledger.intend_batch("https://a/v1", ["k"], Usage(42), 60)
     assert ledger.open_batches("https://a/v1") == []
+
+
+def test_a_reply_is_kept_with_its_booking_or_not_at_all(store: Store) -> None:
+    ledger = Ledger(store, "m", PRICES, None)
+    with pytest.raises(TypeError):
+        ledger.book(Usage(3), keep=[("k", {"letters": []}, {"scores": object()})])
+    assert (ledger.requests, ledger.spent(), len(store), ledger.has_answered) == (0, 0.0, 0, False)
+    ledger.book(Usage(3), keep=[("k", {"letters": []}, {"scores": [1.0]})])
+    assert (ledger.requests, ledger.spent(), len(store), ledger.has_answered) == (1, 3.0, 1, True)
+
+
+def test_a_batch_is_booked_stored_and_closed_at_once(store: Store) -> None:
+    ledger = Ledger(store, "m", PRICES, 100)
+    batch = ledger.intend_batch("https://a/v1", ["k", "l"], Usage(20), 60, {"k": {"letters": []}})
+    (noted,) = ledger.open_batches("https://a/v1")
+    assert noted.requests == {"k": {"letters": []}}
+    with pytest.raises(TypeError):
+        ledger.close_batch(batch, [Booking(Usage(4))], [("k", {}, {"scores": object()})])
+    assert (ledger.spent(), len(ledger.open_batches("https://a/v1"))) == (0.0, 1)
+    ledger.close_batch(batch, [Booking(Usage(4)), Booking(Usage(2), True)], [("k", {}, {"scores": [1.0]})])
+    assert (ledger.spent(), ledger.requests, ledger.estimated) == (3.0, 2, 1)
+    assert (len(store), ledger.open_batches("https://a/v1")) == (1, [])

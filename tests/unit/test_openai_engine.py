@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,14 +18,14 @@ import pytest
 
 from mjd.config import Llm, Prices
 from mjd.errors import BudgetError, ModelError
-from mjd.llm.base import Generate, Message, Score, Workplace
+from mjd.llm.base import Generate, Message, Score, Unanswered, Workplace, request_key
 from mjd.llm.ledger import Ledger
 from mjd.llm.openai_engine import OpenAiEngine
 from mjd.llm.store import Store
 from tests.openai.batch_server import BatchServer
 
 # (status, body, headers) of the n-th request, n from 0.
-Answer = tuple[int, dict[str, Any], dict[str, str]]
+Answer = tuple[int, Any, dict[str, str]]
 ASKED = [Score((Message("user", f"Which one? {i}"),), ("A", "B")) for i in range(4)]
 DOLLAR_A_TOKEN = Prices(input=1e6, output=1e6)
 
@@ -40,9 +43,9 @@ class Handler(BaseHTTPRequestHandler):
     server: Site
 
     def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
-        status, values, headers = self.server.answer(self.server.count())
-        body = json.dumps(values).encode()
+        asked = self.rfile.read(int(self.headers["Content-Length"]))
+        status, values, headers = self.server.reply_to(asked)
+        body = (values if isinstance(values, str) else json.dumps(values)).encode()
         self.send_response(status)
         for name, value in {"Content-Type": "application/json", "Content-Length": str(len(body)), **headers}.items():
             self.send_header(name, value)
@@ -64,6 +67,9 @@ class Site(ThreadingHTTPServer):
         self.n, self._lock = 0, threading.Lock()
         self.url = f"http://127.0.0.1:{self.server_address[1]}/v1"
         threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    def reply_to(self, body: bytes) -> Answer:
+        return self.answer(self.count())
 
     def count(self) -> int:
         with self._lock:
@@ -103,9 +109,9 @@ def test_every_try_that_is_billed_keeps_to_the_budget(site: Site, store: Store) 
 def test_a_withheld_answer_is_reported_and_not_asked_for_again(site: Site, store: Store) -> None:
     site.answer = lambda n: completion(finish_reason="content_filter" if n == 1 else "stop")
     asked = [Generate(request.messages, 8) for request in ASKED]
-    with pytest.raises(ModelError, match=r"1 request\(s\).*content_filter'; leave the item out"):
-        list(engine(site, store).generate(asked))
-    assert site.n == len(ASKED)
+    found = dict(engine(site, store).generate(asked))
+    assert [i for i, one in found.items() if isinstance(one, Unanswered) and "content_filter" in one.reason] == [1]
+    assert (site.n, len(found), len(store)) == (len(ASKED), len(ASKED), len(ASKED) - 1)
 
 
 def count(store: Store, table: str) -> int:
@@ -126,8 +132,8 @@ def test_a_batch_that_is_taken_up_is_booked_whole_and_its_reservation_ends(
     assert (count(store, "batches"), count(store, "reserved")) == (1, 1)
     server.holds = False
     second = engine(site, store, budget=500, batch=True)
-    assert len(list(second.score(ASKED[:2]))) == 2
-    assert (second.ledger.requests, len(server.batches)) == (len(ASKED), 1)
+    assert len(list(second.score(ASKED[1:3]))) == 2
+    assert (second.ledger.requests, len(server.batches)) == (len(ASKED) - 1, 1)
     assert (count(store, "batches"), count(store, "reserved")) == (0, 0)
     server.shutdown()
     server.server_close()
@@ -135,7 +141,8 @@ def test_a_batch_that_is_taken_up_is_booked_whole_and_its_reservation_ends(
 
 def test_a_refused_batch_is_forgotten(site: Site, store: Store) -> None:
     file = {"id": "f", "object": "file", "bytes": 1, "created_at": 1, "filename": "x", "purpose": "batch"}
-    site.answer = lambda n: (400, {"error": {"message": "no"}}, {}) if n else (200, file, {})
+    replies = [completion(), (200, file, {}), (400, {"error": {"message": "no"}}, {})]  # to the probe first
+    site.answer = lambda n: replies[n]
     with pytest.raises(ModelError, match="refused a request"):
         list(engine(site, store, budget=500, batch=True).score(ASKED))
     assert (count(store, "batches"), count(store, "reserved")) == (0, 0)
@@ -169,3 +176,312 @@ def test_a_key_with_other_characters_is_an_error_that_does_not_show_it(
         list(engine(site, store, api_key_env="MJD_TEST_KEY").score(ASKED))
     assert "sk-secret" not in str(error.value)
     assert site.n == 0
+
+
+# -- which refusal, which reply, ends what -----------------------------------------------------------------------------
+
+MANY = [Score((Message("user", f"Which one? {i}"),), ("A", "B")) for i in range(30)]
+WHY = [Generate(request.messages, 8) for request in MANY]
+FILTERED = {"error": {"message": "filtered", "code": "content_filter", "param": "prompt"}}
+UNKNOWN = {"error": {"message": "no"}}
+
+
+class Reading(Site):
+    """A site whose answer depends on what is asked: `refuses` maps a text to a reply; bodies are kept."""
+
+    def __init__(self, refuses: dict[str, Answer]) -> None:
+        super().__init__()
+        self.refuses = refuses
+        self.bodies: list[dict[str, Any]] = []
+
+    def reply_to(self, body: bytes) -> Answer:
+        self.bodies.append(json.loads(body))
+        text = self.bodies[-1]["messages"][-1]["content"]
+        return next((reply for part, reply in self.refuses.items() if part in text), completion())
+
+
+@pytest.fixture
+def reading() -> Iterator[Reading]:
+    found = Reading({})
+    yield found
+    found.shutdown()
+    found.server_close()
+
+
+def unanswered(found: dict[int, Any]) -> list[int]:
+    return sorted(i for i, one in found.items() if isinstance(one, Unanswered))
+
+
+@pytest.mark.parametrize("body", [FILTERED, UNKNOWN])
+@pytest.mark.parametrize("asked", [MANY, WHY])
+def test_refused_prompts_do_not_end_the_job(
+    reading: Reading, store: Store, body: dict[str, Any], asked: list[Any]
+) -> None:
+    """A known code, or none: others are answered."""
+    reading.refuses = {"? 1": (400, body, {})}
+    engine_ = engine(reading, store)
+    found = dict(engine_.score(asked) if asked is MANY else engine_.generate(asked))
+    assert unanswered(found) == [1, *range(10, 20)]
+    assert (len(found), len(store), len(reading.bodies)) == (30, 19, 30)
+    assert engine_.ledger.requests == 19
+
+
+def test_a_first_prompt_that_is_refused_does_not_end_the_job(reading: Reading, store: Store) -> None:
+    reading.refuses = {"? 0": (400, UNKNOWN, {})}
+    assert unanswered(dict(engine(reading, store).score(MANY))) == [0]
+
+
+def test_only_refused_prompts_on_a_rerun_are_still_the_prompts(reading: Reading, store: Store) -> None:
+    """The endpoint has answered before: the message must not blame base_url."""
+    list(engine(reading, store).score(MANY[:2]))
+    reading.refuses = {"": (400, UNKNOWN, {})}
+    assert unanswered(dict(engine(reading, store).score(MANY[2:9]))) == list(range(7))
+
+
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [
+        (401, "bad key"),
+        (403, "no"),
+        (404, "no such model"),
+        (400, "Unrecognized request argument supplied: top_logprobs"),
+    ],
+)
+def test_a_refusal_of_all_ends_the_job_with_the_first(
+    reading: Reading, store: Store, status: int, message: str
+) -> None:
+    reading.refuses = {"": (status, {"error": {"message": message}}, {})}
+    with pytest.raises(ModelError, match=rf"refused a request for m .*{message}"):
+        list(engine(reading, store, concurrency=8).score(MANY))
+    assert len(reading.bodies) == 1
+
+
+def test_refusals_without_a_reason_of_all_first_prompts_end_the_job(reading: Reading, store: Store) -> None:
+    reading.refuses = {"": (400, UNKNOWN, {})}
+    with pytest.raises(ModelError, match=r"refused a request .*chat_template_kwargs, which every request holds"):
+        list(engine(reading, store, concurrency=8).score(MANY))
+    assert len(reading.bodies) == 5
+
+
+def test_a_prompt_is_given_up_after_the_paid_tries(reading: Reading, store: Store) -> None:
+    reading.refuses = {"? 2": completion(logprobs=False)}
+    found = dict(engine(reading, store, paid_tries=4).score(ASKED))
+    assert unanswered(found) == [2]
+    assert (len(reading.bodies), store.db.execute("SELECT requests FROM spending").fetchone()) == (7, (7,))
+    again = dict(engine(reading, store, paid_tries=2).score(ASKED[2:3]))  # asks again, and blames the prompt alone
+    assert (unanswered(again), len(reading.bodies)) == ([0], 9)
+
+
+def test_paid_tries_do_not_count_what_costs_nothing(site: Site, store: Store) -> None:
+    site.answer = lambda n: completion() if n == 8 else (503, {"error": {"message": "busy"}}, {})
+    assert len(list(engine(site, store, paid_tries=1).score(ASKED[:1]))) == 1
+    assert store.db.execute("SELECT requests FROM spending").fetchone() == (1,)
+
+
+def test_an_endpoint_whose_first_replies_are_all_unusable_is_not_paid_for_the_rest(
+    reading: Reading, store: Store
+) -> None:
+    reading.refuses = {"": completion(finish_reason="content_filter")}
+    with pytest.raises(ModelError, match=r"None of the first 10 prompts got a usable reply .*content_filter"):
+        list(engine(reading, store).generate(WHY))
+    assert len(reading.bodies) == 10
+
+
+def test_only_unusable_prompts_on_a_rerun_are_still_the_prompts(reading: Reading, store: Store) -> None:
+    """A content filter that withholds all orders of one item: `unanswered: drop` must get past it."""
+    list(engine(reading, store).generate(WHY[:2]))
+    reading.refuses = {"": completion(finish_reason="content_filter")}
+    assert unanswered(dict(engine(reading, store).generate(WHY[2:]))) == list(range(28))
+
+
+def test_a_reply_without_usage_is_booked_as_an_estimate(reading: Reading, store: Store) -> None:
+    status, whole, headers = completion()
+    reading.refuses = {"": (status, {name: whole[name] for name in ("model", "choices")}, headers)}
+    asking = engine(reading, store)
+    asking.count_tokens = len
+    list(asking.score(ASKED))
+    tokens = len(ASKED) * (len("Which one? 0") + 8 + 1)
+    assert store.db.execute("SELECT usd, estimated FROM spending").fetchone() == (tokens, len(ASKED))
+    assert (asking.report()["estimated_requests"], "4 replies estimated" in asking.note()) == (4, True)
+
+
+def test_the_budget_holds_where_no_reply_has_usage(reading: Reading, store: Store) -> None:
+    status, whole, headers = completion()
+    reading.refuses = {"": (status, {name: whole[name] for name in ("model", "choices")}, headers)}
+    with pytest.raises(BudgetError, match=r"budget of 300\.00 USD could be crossed"):
+        list(engine(reading, store, budget=300).score(MANY))
+    assert 0 < len(store) < len(MANY)
+
+
+def test_a_reply_that_is_no_json_is_booked(reading: Reading, store: Store) -> None:
+    """Whoever sent it computed it."""
+    reading.refuses = {"": (200, '{"choices": [', {})}
+    found = dict(engine(reading, store).score(ASKED[:1]))
+    assert unanswered(found) == [0]
+    assert store.db.execute("SELECT requests, estimated FROM spending").fetchone() == (3, 3)
+
+
+# -- models that think first -------------------------------------------------------------------------------------------
+
+
+def thinking() -> Answer:
+    status, reply, headers = completion()
+    first = reply["choices"][0]["logprobs"]["content"][0]
+    first |= {"token": "<think>", "logprob": -0.02}
+    first["top_logprobs"] = [{"token": "<think>", "logprob": -0.02}, {"token": "Okay", "logprob": -4.0}]
+    return status, reply, headers
+
+
+def test_a_model_that_thinks_first_costs_one_request(reading: Reading, store: Store) -> None:
+    reading.refuses = {"": thinking()}
+    with pytest.raises(ModelError, match=r"no option letter .*'<think>' 98\.0%.*enable_thinking: false") as error:
+        list(engine(reading, store, concurrency=8).score(MANY))
+    assert "uniform" in str(error.value)
+    assert (len(reading.bodies), len(store)) == (1, 0)
+    assert store.db.execute("SELECT requests FROM spending").fetchone() == (1,)
+
+
+def test_a_model_that_thinks_first_costs_one_request_in_batch_mode(reading: Reading, store: Store) -> None:
+    reading.refuses = {"": thinking()}
+    with pytest.raises(ModelError, match="no option letter"):
+        list(engine(reading, store, batch=True).score(MANY))
+    assert (len(reading.bodies), count(store, "batches")) == (1, 0)
+
+
+def test_a_later_prompt_without_letters_is_a_bounded_score(reading: Reading, store: Store) -> None:
+    reading.refuses = {"? 2": thinking()}
+    found = dict(engine(reading, store).score(ASKED))
+    assert found[2].scores == (None, None)  # type: ignore[union-attr]
+
+
+def test_a_prompt_without_letters_on_a_rerun_is_a_bounded_score(reading: Reading, store: Store) -> None:
+    """The model is known to list them: the first request sent is not the first of the data set."""
+    list(engine(reading, store).score(ASKED[:2]))
+    reading.refuses = {"": thinking()}
+    found = dict(engine(reading, store).score(ASKED[2:]))
+    assert [one.scores for one in found.values()] == [(None, None)] * 2  # type: ignore[union-attr]
+
+
+def test_template_variables_reach_the_endpoint(reading: Reading, store: Store) -> None:
+    llm = Llm(
+        title="x", model="m", engine="openai", openai={"base_url": reading.url, "api_key_env": None},
+        chat_template_kwargs={"enable_thinking": False},
+    )  # fmt: skip
+    asking = OpenAiEngine("", llm, "api:m", Workplace(ledger=Ledger(store, "api:m", None, None)))
+    list(asking.score(ASKED[:1]))
+    list(asking.generate(WHY[:1]))
+    assert [body["chat_template_kwargs"] for body in reading.bodies] == [{"enable_thinking": False}] * 2
+
+
+def test_markers_are_neutralised_counted_and_keep_the_keys(
+    reading: Reading, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    bad = Score((Message("user", "Say <|im_end|> now"),), ("A", "B"))
+    asking = engine(reading, store)
+    list(asking.score([ASKED[0], bad]))
+    assert [body["messages"][0]["content"] for body in reading.bodies][1] == "Say < |im_end|> now"
+    assert asking.report()["neutralised_prompts"] == 1
+    assert "1 prompts hold chat-template markers, such as '<|im_end|>'" in caplog.text
+    assert request_key(asking.info, bad) in {key for key, *_ in store.rows()}
+
+
+# -- nothing paid is lost ----------------------------------------------------------------------------------------------
+
+
+def test_equal_requests_are_paid_for_once(reading: Reading, store: Store) -> None:
+    found = dict(engine(reading, store).score([ASKED[0], ASKED[1], ASKED[0]]))
+    assert (sorted(found), len(reading.bodies)) == ([0, 1, 2], 2)
+
+
+def slow_then_interrupt(url: str, path: str) -> None:
+    """A job that is interrupted while its replies are under way."""
+    with Store(path) as store:
+        llm = Llm(
+            title="x", model="m", engine="openai", openai={"base_url": url, "api_key_env": None, "concurrency": 4}
+        )
+        asking = OpenAiEngine("", llm, "api:m", Workplace(ledger=Ledger(store, "api:m", DOLLAR_A_TOKEN, 1e6)))
+        list(asking.score(MANY))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_stores_the_replies_under_way(site: Site, tmp_path: Path, number: int) -> None:
+    def answer(n: int) -> Answer:
+        if n:
+            time.sleep(1.5)
+        return completion()
+
+    site.answer = answer  # type: ignore[method-assign]
+    path = tmp_path / "answers.sqlite"
+    job = multiprocessing.get_context("spawn").Process(target=slow_then_interrupt, args=(site.url, str(path)))
+    job.start()
+    deadline = time.monotonic() + 60
+    while site.n < 3:
+        assert time.monotonic() < deadline, "nothing was asked"
+        time.sleep(0.02)
+    os.kill(job.pid or 0, number)
+    job.join(30)
+    assert job.exitcode not in (0, None)
+    with Store(path) as store:
+        assert len(store) == site.n < len(MANY)
+        assert store.db.execute("SELECT requests FROM spending").fetchone() == (site.n,)
+        assert count(store, "reserved") == 0
+
+
+@pytest.fixture
+def batch_server(site: Site, monkeypatch: pytest.MonkeyPatch) -> Iterator[BatchServer]:
+    monkeypatch.setattr("tests.openai.batch_server.forward", lambda *_: (200, json.dumps(completion()[1]).encode()))
+    found = BatchServer(site.url)
+    site.url = found.url
+    yield found
+    found.shutdown()
+    found.server_close()
+
+
+def test_a_batch_with_unusable_lines_is_booked_whole_kept_and_closed(
+    site: Site, store: Store, batch_server: BatchServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines: Iterator[Any] = iter(
+        [
+            completion()[:2],  # the probe
+            completion(finish_reason="eos")[:2],
+            completion(finish_reason="content_filter")[:2],
+            (400, FILTERED),
+            (500, {"error": {"message": "a hiccup"}}),
+            (200, {name: completion()[1][name] for name in ("model", "choices")}),
+        ]
+    )
+
+    def forward(*_: Any) -> tuple[int, bytes]:
+        status, reply = next(lines)
+        return status, json.dumps(reply).encode()
+
+    monkeypatch.setattr("tests.openai.batch_server.forward", forward)
+    found = dict(engine(site, store, budget=10_000, batch=True, batch_poll=0.05).score(MANY[:6]))
+    assert unanswered(found) == [2, 3, 4]
+    assert [found[i].is_final for i in (2, 3, 4)] == [True, True, False]
+    assert len(store) == 3
+    assert store.db.execute("SELECT requests, estimated FROM spending").fetchone() == (4, 1)
+    assert (count(store, "batches"), count(store, "reserved")) == (0, 0)
+
+
+def test_replies_of_a_batch_that_another_job_asked_for_are_stored(
+    site: Site, store: Store, batch_server: BatchServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch_server.holds = True
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "sleep", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            list(engine(site, store, batch=True).score(ASKED))
+    batch_server.holds = False
+    list(engine(site, store, batch=True).score(ASKED[1:2]))
+    assert len(store) == len(ASKED)
+
+
+def test_a_job_that_dies_while_it_reads_a_batch_books_it_once(
+    site: Site, store: Store, batch_server: BatchServer
+) -> None:
+    replies = engine(site, store, batch=True, batch_poll=0.05).score(ASKED)
+    next(replies), next(replies)
+    replies.close()  # type: ignore[attr-defined]
+    assert (len(store), count(store, "batches")) == (len(ASKED), 0)
+    assert store.db.execute("SELECT requests FROM spending").fetchone() == (len(ASKED),)

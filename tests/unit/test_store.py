@@ -17,8 +17,10 @@ import pytest
 from mjd.cli import main
 from mjd.errors import DataError
 from mjd.io import read_parquet
-from mjd.llm.base import EngineInfo, Generate, Message, Score, request_key
+from mjd.llm.base import EngineInfo, Generate, Message, Score, Usage, request_key
+from mjd.llm.ledger import Ledger
 from mjd.llm.store import Store, one_at_a_time, record_key, request_record
+from mjd.llm.upkeep import stats
 
 INFO = EngineInfo("fake", "1", "fake-model", (("dtype", "float32"),))
 
@@ -229,3 +231,55 @@ def test_a_transaction_that_fails_leaves_nothing(path: Path) -> None:
             fail(store)
         assert len(store) == 0
         store.put([("k", {}, {})])
+
+
+def test_a_store_of_an_earlier_version_gets_the_later_columns_and_keeps_its_spending(path: Path) -> None:
+    with sqlite3.connect(path) as old:
+        old.executescript(
+            """CREATE TABLE replies (key TEXT PRIMARY KEY, request TEXT NOT NULL, reply TEXT NOT NULL,
+                   created REAL NOT NULL) WITHOUT ROWID;
+               CREATE TABLE spending (model TEXT PRIMARY KEY, requests INTEGER NOT NULL, prompt_tokens INTEGER NOT NULL,
+                   completion_tokens INTEGER NOT NULL, usd REAL NOT NULL) WITHOUT ROWID;
+               CREATE TABLE batches (id TEXT PRIMARY KEY, endpoint TEXT NOT NULL, server_id TEXT, keys TEXT NOT NULL,
+                   created REAL NOT NULL) WITHOUT ROWID;
+               INSERT INTO spending VALUES ('api:m', 3, 30, 3, 0.5);
+               INSERT INTO batches VALUES ('b', 'https://a/v1', 'batch-1', '["k"]', 0);"""
+        )
+    with Store(path) as store:
+        ledger = Ledger(store, "api:m", None, None)
+        ledger.book(Usage(10, 1), estimated=True)
+        assert store.db.execute("SELECT * FROM spending").fetchall() == [("api:m", 4, 40, 4, 0.5, 1)]
+        (batch,) = ledger.open_batches("https://a/v1")
+        assert (batch.keys, batch.requests) == (("k",), {})
+    with Store(path) as again:
+        assert "4 requests (1 estimated: without usage)" in stats(again)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "n"),
+    [
+        (["--text", "question 3"], 1),
+        (["--text", "question 1", "--kind", "score"], 6),
+        (["--kind", "answer"], 10),
+        (["--text", "no such text"], 0),
+    ],
+)
+def test_prune_removes_single_replies(path: Path, chosen: list[str], n: int, capsys: pytest.CaptureFixture) -> None:
+    fill(path, 20)
+    assert main(["store", "prune", str(path), *chosen, "--dry-run"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert len(shown) == n + 1
+    with Store(path) as store:
+        assert len(store) == 20
+    assert main(["store", "prune", str(path), *chosen]) == 0
+    with Store(path) as store:
+        assert len(store) == 20 - n
+
+
+def test_prune_by_key_shows_and_removes_that_reply(path: Path, capsys: pytest.CaptureFixture) -> None:
+    key = fill(path, 20)[3]
+    main(["store", "prune", str(path), "--key", key[:12], "--dry-run"])
+    assert capsys.readouterr().out.startswith(f"{key[:12]} score  fake-model  ...'question 3' -> 'xxx")
+    main(["store", "prune", str(path), "--key", key[:12].upper()])
+    with Store(path) as store:
+        assert (len(store), store.get([key])) == (19, {})

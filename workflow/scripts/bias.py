@@ -3,7 +3,7 @@
 from mjd import bias
 from mjd.config import Statistics, System
 from mjd.io import read_parquet, write_csv, write_parquet
-from mjd.job import job, labels_of, provenance
+from mjd.job import job, labels_of, provenance, unanswered_prompts
 from mjd.settings import check
 
 with job(snakemake):
@@ -15,6 +15,7 @@ with job(snakemake):
         check(Statistics, params.statistics, "statistics"),
         params.seed,
         params.data_set,
+        unanswered_prompts(snakemake).drops,
     )
     write_parquet(table, snakemake.output.parquet, bias.schema(len(labels)), provenance(snakemake))
     write_csv(table, snakemake.output.csv)

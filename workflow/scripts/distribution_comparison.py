@@ -3,7 +3,7 @@
 from mjd import comparison
 from mjd.config import Statistics, System
 from mjd.io import read_parquet, read_provenance, write_csv, write_parquet
-from mjd.job import job, labels_of, provenance, train_items
+from mjd.job import job, labels_of, provenance, train_items, unanswered_prompts
 from mjd.settings import check
 
 with job(snakemake):
@@ -24,6 +24,7 @@ with job(snakemake):
             for slug, how in transforms.items()
             if "temperature" in how
         },
+        unanswered_prompts(snakemake).drops,
     )
     write_parquet(table, snakemake.output.parquet, comparison.schema(), provenance(snakemake))
     write_csv(comparison.for_people(table), snakemake.output.csv, digits=5)

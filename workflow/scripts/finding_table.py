@@ -3,7 +3,7 @@
 from mjd import finding
 from mjd.config import Statistics, System
 from mjd.io import read_parquet, write_csv, write_parquet
-from mjd.job import job, labels_of, provenance, train_items
+from mjd.job import job, labels_of, provenance, train_items, unanswered_prompts
 from mjd.settings import check
 
 with job(snakemake):
@@ -17,6 +17,7 @@ with job(snakemake):
         check(Statistics, params.statistics, "statistics"),
         params.seed,
         params.data_set,
+        unanswered_prompts(snakemake).drops,
     )
     write_parquet(table, snakemake.output.parquet, finding.schema(), provenance(snakemake))
     write_csv(table, snakemake.output.csv)

@@ -1,10 +1,10 @@
 """Adapter of rule finetune."""
 
 from mjd import schemas
-from mjd.config import FineTuning
+from mjd.config import FineTuning, load_config
 from mjd.finetune import FineTuningJob, FineTuningRun, finetune_systems
 from mjd.io import read_parquet, write_parquet
-from mjd.job import encoder_settings, job, labels_of, parallel_runs, provenance
+from mjd.job import encoder_settings, job, labels_of, parallel_runs, provenance, unanswered_prompts
 from mjd.settings import check
 
 with job(snakemake):
@@ -20,8 +20,11 @@ with job(snakemake):
         settings=check(FineTuning, params.training, "finetuning"),
         waiting_dir=params.waiting,
     )
+    # Human label distributions have every item; MJDs may lack some that no prompt of was answered.
+    drops = unanswered_prompts(snakemake).drops
+    partial = {system.slug for system in load_config(snakemake.config).main_mjd_systems()} if drops else set()
     runs = [
-        FineTuningRun(slug, targets[slug], seed, checkpoint)
+        FineTuningRun(slug, targets[slug], seed, checkpoint, may_lack_items=slug in partial)
         for (slug, seed), checkpoint in zip(params.runs, snakemake.output.checkpoints, strict=True)
     ]
     history = finetune_systems(shared, runs, parallel_runs(snakemake, encoder["device"]))

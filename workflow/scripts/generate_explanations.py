@@ -4,14 +4,14 @@ from mjd import schemas
 from mjd.config import Sampling
 from mjd.generation import generate_answers
 from mjd.io import read_parquet, write_parquet
-from mjd.job import engine_of, job, labels_of, provenance, train_items
+from mjd.job import engine_of, job, labels_of, provenance, train_items, unanswered_prompts
 from mjd.llm.store import Store
 from mjd.llm.tally import Tally
 from mjd.prompts import prompts_from
 from mjd.settings import check
 
 with job(snakemake), Store(snakemake.params.store) as store, engine_of(snakemake, store) as engine:
-    tally = Tally()
+    tally, unanswered = Tally(), unanswered_prompts(snakemake)
     answers = generate_answers(
         engine,
         train_items(read_parquet(snakemake.input.data_items)),
@@ -23,6 +23,7 @@ with job(snakemake), Store(snakemake.params.store) as store, engine_of(snakemake
         store,
         tally,
         what=f"explanations by {snakemake.wildcards.llm}",
+        unanswered=unanswered,
     )
-    about = provenance(snakemake, engine=engine, tally=tally)
+    about = provenance(snakemake, engine=engine, tally=tally, **unanswered.provenance())
     write_parquet(answers, snakemake.output[0], schemas.answers(), about)

@@ -3,7 +3,7 @@
 from mjd import first_token
 from mjd.config import Analyses
 from mjd.io import read_parquet, write_parquet
-from mjd.job import engine_of, job, labels_of, provenance, train_items
+from mjd.job import engine_of, job, labels_of, provenance, train_items, unanswered_prompts
 from mjd.llm.store import Store
 from mjd.llm.tally import Tally
 from mjd.prompts import prompts_from
@@ -24,7 +24,7 @@ with job(snakemake), Store(snakemake.params.store) as store:
         )
         for variant in params.variants
     ]
-    tally = Tally()
+    tally, unanswered = Tally(), unanswered_prompts(snakemake)
     with engine_of(snakemake, store) as engine:
         answers = first_token.sample_answers(
             engine,
@@ -34,6 +34,7 @@ with job(snakemake), Store(snakemake.params.store) as store:
             params.seed,
             store,
             tally,
+            unanswered,
         )
-    about = provenance(snakemake, engine=engine, tally=tally)
+    about = provenance(snakemake, engine=engine, tally=tally, **unanswered.provenance())
     write_parquet(answers, snakemake.output[0], first_token.answers_schema(), about)

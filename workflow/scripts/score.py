@@ -3,7 +3,7 @@
 from mjd import schemas
 from mjd.config import load_config
 from mjd.io import read_parquet, write_parquet
-from mjd.job import engine_of, job, labels_of, provenance, train_items
+from mjd.job import engine_of, job, labels_of, provenance, train_items, unanswered_prompts
 from mjd.llm.store import Store
 from mjd.llm.tally import Tally
 from mjd.prompts import prompts_from
@@ -22,9 +22,10 @@ with job(snakemake), Store(snakemake.params.store) as store:
     items = train_items(read_parquet(snakemake.input.data_items))[: params.first_items]
     explanations = read_parquet(snakemake.input.explanations) if snakemake.input.get("explanations") else None
     what, tally = f"{wildcards.llm} {wildcards.source}-{wildcards.selection}-{wildcards.mode}", Tally()
+    unanswered = unanswered_prompts(snakemake)
     with engine_of(snakemake, store) as engine:
         cache = StoredScores(store) if engine.is_paid else ScoreChunks(params.chunks)
-        scores = score_items(engine, items, explanations, settings, cache, tally, what)
+        scores = score_items(engine, items, explanations, settings, cache, tally, what, unanswered)
     warn_of_low_mass(scores, load_config(snakemake.config).analyses.label_mass_warning, what)
-    about = provenance(snakemake, engine=engine, tally=tally, score=engine.score_kind)
+    about = provenance(snakemake, engine=engine, tally=tally, score=engine.score_kind, **unanswered.provenance())
     write_parquet(scores, snakemake.output[0], schemas.scores(settings.labels), about)

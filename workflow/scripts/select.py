@@ -3,7 +3,7 @@
 from mjd import schemas
 from mjd.explanations import select, wanted_labels
 from mjd.io import read_parquet, write_parquet
-from mjd.job import job, labels_of, provenance, train_items
+from mjd.job import job, labels_of, provenance, train_items, unanswered_prompts
 
 with job(snakemake):
     items = train_items(read_parquet(snakemake.input.data_items))
@@ -13,7 +13,14 @@ with job(snakemake):
         source, selection = variant["source"], variant["selection"]
         guided_by = snakemake.params.guided_by.get(source)
         wanted = wanted_labels(source, guided_by, items, human_explanations, labels_of(snakemake))
+        unanswered = unanswered_prompts(snakemake)
         selected = select(
-            candidates, wanted, selection, snakemake.input.candidates, line_breaks=snakemake.params.line_breaks
+            candidates,
+            wanted,
+            selection,
+            snakemake.input.candidates,
+            line_breaks=snakemake.params.line_breaks,
+            unanswered=unanswered,
         )
-        write_parquet(selected, output, schemas.explanations(), provenance(snakemake, **variant))
+        origin = provenance(snakemake, **variant, **unanswered.provenance())
+        write_parquet(selected, output, schemas.explanations(), origin)

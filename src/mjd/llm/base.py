@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -89,9 +89,14 @@ class Scored:
 
 @dataclass(frozen=True)
 class Unanswered:
-    """What an engine yields in place of a response to a request that got no usable reply, and the reason."""
+    """What an engine yields in place of a response to a request that got no usable reply, and the reason.
+
+    `is_final` is False where no reply came at all (an outage, an expired batch): the prompt itself is not at fault, and
+    `unanswered: drop` does not drop it.
+    """
 
     reason: str
+    is_final: bool = True
 
 
 @dataclass(frozen=True)
@@ -123,10 +128,14 @@ class EngineInfo:
 
 @dataclass(frozen=True)
 class Workplace:
-    """What a job gives its engine: CPU threads (None leaves them alone) and, for paid engines, the ledger."""
+    """What a job gives its engine: CPU threads (None leaves them alone) and, for paid engines, the ledger.
+
+    `count_tokens` counts the tokens of a text where a paid reply does not say how many it took.
+    """
 
     threads: int | None = None
     ledger: Ledger | None = None
+    count_tokens: Callable[[str], int] | None = None
 
 
 class Engine(ABC):
@@ -145,10 +154,10 @@ class Engine(ABC):
     prompts_per_call: int | None = 2048
 
     @abstractmethod
-    def generate(self, requests: Sequence[Generate]) -> Iterator[tuple[int, Generated]]: ...
+    def generate(self, requests: Sequence[Generate]) -> Iterator[tuple[int, Generated | Unanswered]]: ...
 
     @abstractmethod
-    def score(self, requests: Sequence[Score]) -> Iterator[tuple[int, Scored]]: ...
+    def score(self, requests: Sequence[Score]) -> Iterator[tuple[int, Scored | Unanswered]]: ...
 
     def check(self, requests: Sequence[Generate | Score], names: Sequence[str]) -> None:  # noqa: B027 -- most engines have nothing to check
         """Check all requests of a job before the first of them is answered; `names` says what each is.

@@ -1,7 +1,8 @@
 """The Batch API: requests as files, replies within a day, at a lower price.
 
 A batch is paid for once it runs, so it is noted in the store before it is created, and a later job takes up whatever an
-earlier one left: it finds the batch by the note's id in the batch's metadata.
+earlier one left: it finds the batch by the note's id in the batch's metadata. When it has ended, all of its replies are
+booked and stored, and the note removed, in one transaction.
 """
 
 from __future__ import annotations
@@ -10,13 +11,20 @@ import json
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import openai
 from mjd.config import OpenAi
-from mjd.llm.base import Usage
-from mjd.llm.ledger import Batch, Ledger
-from mjd.llm.openai_replies import ENDPOINT, UnreadableReplyError, most_usage, read_usage
+from mjd.llm.base import Generated, Scored, Unanswered, Usage
+from mjd.llm.ledger import Batch, Booking, Ledger
+from mjd.llm.openai_errors import ReplyError, concerns, is_passing, one_line
+from mjd.llm.openai_replies import ENDPOINT, most_usage
+from mjd.llm.openai_requests import Asked, Response, Unclear
+from mjd.llm.openai_usage import read_usage
+
+if TYPE_CHECKING:
+    from mjd.llm.openai_engine import OpenAiEngine
 
 log = logging.getLogger(__name__)
 
@@ -26,23 +34,45 @@ _ENDED = ("completed", "failed", "expired", "cancelled")
 _WINDOW_SECONDS = 26 * 3600.0
 
 
-class BatchError(Exception):
-    """One request of a batch that was not answered."""
+class LineError(Exception):
+    """A line of a batch's results that refuses its request as an HTTP status would; has that as `status_code`."""
+
+    def __init__(self, status: int, body: Any) -> None:
+        super().__init__(f"Error code: {status} - {body}")
+        self.status_code = status
+
+
+class _Line(NamedTuple):
+    """What a line of a batch's results comes to: its key, the response, and the booking of a reply that is paid for.
+
+    `end` is the error that ends the job: the line shows that no other request would fare better.
+    """
+
+    key: str
+    found: Response | Unclear
+    booking: Booking | None = None
+    end: Exception | None = None
+
+
+def holds_open_batch(ledger: Ledger, endpoint: str, keys: Sequence[str]) -> bool:
+    """True when a batch under way holds one of these requests."""
+    wanted = set(keys)
+    return any(wanted.intersection(batch.keys) for batch in ledger.open_batches(endpoint))
 
 
 def run_batches(
-    client: openai.OpenAI, bodies: Mapping[str, dict[str, Any]], settings: OpenAi, ledger: Ledger
-) -> Iterator[tuple[str, Mapping[str, Any] | BatchError]]:
-    """(key, reply or error) for every request, batch by batch as they end.
-
-    Args:
-        bodies: request bodies by request key.
+    client: openai.OpenAI, engine: OpenAiEngine, asked: Sequence[Asked]
+) -> Iterator[tuple[str, Response | Unclear]]:
+    """(key, response) for every request, batch by batch as they end.
 
     Raises:
         BudgetError: a batch could cross the budget; batches under way are waited for first.
+        ModelError: the replies show that the endpoint refuses all requests, or cannot score.
         openai.OpenAIError: the endpoint refuses.
     """
-    waiting = dict(bodies)
+    settings, ledger = engine.settings, engine.ledger
+    wanted = {one.key: one for one in asked}
+    waiting = dict(wanted)
     under_way: dict[str, Batch] = {}
     for batch in _left_behind(client, ledger, settings.base_url, waiting):
         under_way[batch.id] = batch
@@ -50,8 +80,8 @@ def run_batches(
             waiting.pop(key, None)
     stop: Exception | None = None
     try:
-        for part in _parts(list(waiting), settings.batch_size):
-            sent = _submit(client, {key: waiting[key] for key in part}, settings, ledger)
+        for part in _parts(list(waiting.values()), settings.batch_size):
+            sent = _submit(client, part, settings, ledger)
             under_way[sent.id] = sent
     except Exception as error:  # wait for what is under way: it is paid for
         stop = error
@@ -59,9 +89,10 @@ def run_batches(
         for batch in list(under_way.values()):
             state = client.batches.retrieve(str(batch.server_id))
             if state.status in _ENDED:
-                yield from _replies(client, state, batch, bodies, ledger)
+                lines = _settle(client, state, batch, wanted, engine)
                 del under_way[batch.id]
-                ledger.close_batch(batch)
+                stop = stop or next((line.end for line in lines if line.end), None)
+                yield from ((line.key, line.found) for line in lines if line.key in wanted and not line.end)
         if under_way:
             log.info("waiting for %d batch(es)", len(under_way))
             time.sleep(settings.batch_poll)
@@ -84,19 +115,18 @@ def _left_behind(client: openai.OpenAI, ledger: Ledger, endpoint: str, wanted: M
         yield batch
 
 
-def _parts(keys: Sequence[str], size: int) -> Iterator[list[str]]:
-    for start in range(0, len(keys), size):
-        yield list(keys[start : start + size])
+def _parts(asked: Sequence[Asked], size: int) -> Iterator[Sequence[Asked]]:
+    for start in range(0, len(asked), size):
+        yield asked[start : start + size]
 
 
-def _submit(client: openai.OpenAI, bodies: Mapping[str, dict[str, Any]], settings: OpenAi, ledger: Ledger) -> Batch:
+def _submit(client: openai.OpenAI, asked: Sequence[Asked], settings: OpenAi, ledger: Ledger) -> Batch:
     """Create a batch, within the budget."""
-    most = [most_usage(body, settings) for body in bodies.values()]
+    most = [most_usage(one.body, settings) for one in asked]
     whole = Usage(sum(usage.prompt_tokens for usage in most), sum(usage.completion_tokens for usage in most))
-    lines = [
-        json.dumps({"custom_id": key, "method": "POST", "url": ENDPOINT, "body": body}) for key, body in bodies.items()
-    ]
-    batch = ledger.intend_batch(settings.base_url, list(bodies), whole, _WINDOW_SECONDS)
+    lines = [json.dumps({"custom_id": one.key, "method": "POST", "url": ENDPOINT, "body": one.body}) for one in asked]
+    requests = {one.key: one.record for one in asked}
+    batch = ledger.intend_batch(settings.base_url, list(requests), whole, _WINDOW_SECONDS, requests)
     try:
         file = client.files.create(file=("mjd.jsonl", "\n".join(lines).encode()), purpose="batch")
         created = client.with_options(max_retries=0).batches.create(
@@ -106,42 +136,77 @@ def _submit(client: openai.OpenAI, bodies: Mapping[str, dict[str, Any]], setting
         if error.status_code < 500:  # refused; after any other error it may run all the same
             ledger.close_batch(batch)
         raise
-    log.info("batch %s: %d requests", created.id, len(bodies))
+    log.info("batch %s: %d requests", created.id, len(asked))
     return ledger.batch_created(batch, created.id)
 
 
-def _replies(
-    client: openai.OpenAI, state: Any, batch: Batch, wanted: Mapping[str, Any], ledger: Ledger
-) -> Iterator[tuple[str, Mapping[str, Any] | BatchError]]:
-    """Replies of a batch that ended to the wanted requests, and errors of those that it did not answer.
+def _settle(
+    client: openai.OpenAI, state: Any, batch: Batch, wanted: Mapping[str, Asked], engine: OpenAiEngine
+) -> list[_Line]:
+    """What a batch that ended comes to: all of its replies booked, all usable ones stored, the batch closed.
 
-    All of its replies are booked.
+    Replies to requests of other jobs are stored too: those find them.
     """
-    lines: list[dict[str, Any]] = []
+    records = {**batch.requests, **{key: one.record for key, one in wanted.items()}}
+    keys, lines = set(batch.keys), dict[str, dict[str, Any]]()
+    for line in _lines(client, state):
+        if line.get("custom_id") in keys:
+            lines.setdefault(str(line["custom_id"]), line)
+    found = {key: _read(line, records.get(key), engine) for key, line in lines.items()}
+    # That the model lists no letter may be said of the first line, and disproved by a later one.
+    found |= {key: _read(lines[key], records.get(key), engine) for key, line in found.items() if line.end}
+    stored = [
+        (key, records[key], asdict(line.found))
+        for key, line in found.items()
+        if isinstance(line.found, Generated | Scored)
+    ]
+    engine.ledger.close_batch(batch, [line.booking for line in found.values() if line.booking], stored)
+    said = f"batch {state.id} ended as {state.status} without a reply"
+    if errors := getattr(getattr(state, "errors", None), "data", None):
+        said += f" ({one_line('; '.join(str(error.message) for error in errors), '')})"
+    missing = [key for key in batch.keys if key not in found]
+    return [*found.values(), *(_Line(key, Unanswered(said, is_final=False)) for key in missing)]
+
+
+def _lines(client: openai.OpenAI, state: Any) -> Iterator[dict[str, Any]]:
+    """The lines of a batch's results; one that is no JSON object is left out."""
     for file_id in (state.output_file_id, state.error_file_id):
-        if file_id:
-            lines += [json.loads(line) for line in client.files.content(file_id).text.splitlines() if line.strip()]
-    unanswered = set(batch.keys)
-    for line in lines:
-        key = line["custom_id"]
-        if key not in unanswered:
-            continue
-        unanswered.discard(key)
-        found = _booked(line, str(state.status), ledger)
-        if key in wanted:
-            yield key, found
-    for key in unanswered.intersection(wanted):
-        yield key, BatchError(f"batch {state.id} ended as {state.status} without a reply")
+        for text in client.files.content(file_id).text.splitlines() if file_id else []:
+            try:
+                line = json.loads(text)
+            except ValueError:
+                line = None
+            if isinstance(line, dict):
+                yield line
+            elif text.strip():
+                log.warning("batch %s: a line of its results is no JSON: %.100s", state.id, text)
 
 
-def _booked(line: Mapping[str, Any], status: str, ledger: Ledger) -> Mapping[str, Any] | BatchError:
-    """The reply on a line of a batch's results, booked; else its error."""
-    response = line.get("response") or {}
-    reply = response.get("body")
-    if response.get("status_code") != 200 or not isinstance(reply, dict):
-        return BatchError(str(line.get("error") or reply or status))
+def _read(line: Mapping[str, Any], record: dict[str, Any] | None, engine: OpenAiEngine) -> _Line:
+    """What one line comes to. Without its request (a batch of an earlier version) a reply is booked alone."""
+    key, response = str(line["custom_id"]), line.get("response") or {}
+    status, reply = response.get("status_code"), response.get("body")
+    if status != 200:
+        return _unanswered(key, status, line.get("error") or reply, reply, engine)
+    usage, estimated = read_usage(reply, {"messages": (record or {}).get("messages", [])}, engine.count_tokens)
+    booking = Booking(usage, estimated)
+    if record is None:
+        return _Line(key, Unanswered("its request is not known", is_final=False), booking)
     try:
-        ledger.book(read_usage(reply), batch=True)
-    except UnreadableReplyError as error:
-        return BatchError(str(error))
-    return reply
+        return _Line(key, engine.read(record, reply, usage), booking)
+    except ReplyError as error:
+        return _Line(key, Unanswered(one_line(error, "")), booking, engine.ending(error, record))
+
+
+def _unanswered(key: str, status: Any, said: Any, reply: Any, engine: OpenAiEngine) -> _Line:
+    """A request that a batch did not answer: refused as alone it would be, or not looked at."""
+    reason = one_line(said, "")
+    if not isinstance(status, int) or is_passing(status):
+        return _Line(key, Unanswered(reason, is_final=False))
+    error = LineError(status, reply)
+    whom = concerns(status, reply, dict.fromkeys(("messages", "logprobs", "top_logprobs", "temperature")))
+    if whom == "job":
+        return _Line(key, Unanswered(reason), end=engine.refused(error, ""))
+    if whom == "either":
+        return _Line(key, Unclear(reason, error))
+    return _Line(key, Unanswered(f"the endpoint refuses this prompt: {reason}"))

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
-import email.utils
 import json
 import logging
 import os
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
-
-from aiolimiter import AsyncLimiter
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_before_delay, wait_random_exponential
+from typing import Any
 
 import openai
 from mjd.config import Llm
-from mjd.errors import BudgetError, ModelError
+from mjd.errors import ModelError
+from mjd.llm import openai_markers
 from mjd.llm import openai_replies as replies
 from mjd.llm.base import (
     Engine,
@@ -27,11 +22,16 @@ from mjd.llm.base import (
     Score,
     Scored,
     ScoreKind,
+    Unanswered,
+    Usage,
     Workplace,
     request_key,
 )
-from mjd.llm.openai_batch import BatchError, run_batches
-from mjd.llm.openai_replies import MissingLogprobsError, ReplyError, UnreadableReplyError
+from mjd.llm.openai_batch import holds_open_batch, run_batches
+from mjd.llm.openai_errors import MissingLogprobsError, NoLetterError, ReplyError, UnreadableReplyError, one_line
+from mjd.llm.openai_requests import FAILURES_IN_A_ROW, Asked, Body, ConcurrentRequests, Response, Unclear
+from mjd.llm.openai_usage import bytes_count
+from mjd.llm.store import record_kind, request_record
 
 log = logging.getLogger(__name__)
 for _chatty in ("httpx", "httpx2", "openai"):  # a line for each request otherwise
@@ -39,15 +39,17 @@ for _chatty in ("httpx", "httpx2", "openai"):  # a line for each request otherwi
 
 # The protocol, not the client library: a new version of that must not make replies be paid for again.
 PROTOCOL = "chat-completions-1"
-# Requests given up in a row that end a job: the endpoint is down, not a single prompt at fault.
-FAILURES_IN_A_ROW = 10
-
-R = TypeVar("R", Generated, Scored)
-Body = dict[str, Any]
+# Prompts, taken evenly from all, that are asked one at a time until one is answered, at most.
+PROBES = 20
+# Prompts among them whose refusal without a reason, where nothing was ever answered, is a refusal of all.
+UNCLEAR_PROBES = 5
 
 
 class OpenAiEngine(Engine):
     """Generates and scores at an OpenAI-compatible endpoint; scores are log-probabilities of the most likely tokens.
+
+    A prompt that gets no usable reply is given as `Unanswered`. Every reply is booked, and every usable one stored in
+    the same transaction, as it comes.
 
     Args:
         directory: not used, API models have none.
@@ -67,44 +69,38 @@ class OpenAiEngine(Engine):
             raise ModelError(f"{identity} is behind an API, and this job books no spending.", "Report this as a bug.")
         self.settings = settings.openai
         self.letter_tokens = settings.letter_tokens
+        self.template = settings.chat_template_kwargs
         if self.settings.batch:  # all at once: `batch_size` is what cuts them, and batches run side by side
             self.prompts_per_call = None
         self.ledger = workplace.ledger
+        self.count_tokens = workplace.count_tokens or bytes_count
         self.model = identity.removeprefix("api:")
         self.info = engine_info(settings, identity)
-        self._gives_logprobs = False
+        self._lists_letters = False
+        self._answered: set[str] = set()
         self._served: set[tuple[str, str]] = set()
+        self._neutralised = 0
 
     # -- what an engine does -----------------------------------------------------------------------------------
 
-    def generate(self, requests: Sequence[Generate]) -> Iterator[tuple[int, Generated]]:
+    def generate(self, requests: Sequence[Generate]) -> Iterator[tuple[int, Generated | Unanswered]]:
         """Answer every request; see `score` for errors."""
-        bodies = [replies.generate_body(self.model, request, self.settings) for request in requests]
-        return self._run(requests, bodies, lambda reply, i: replies.read_answer(reply))
+        bodies = [replies.generate_body(self.model, one, self.settings, self.template) for one in requests]
+        return self._run(requests, bodies)  # type: ignore[return-value]
 
-    def score(self, requests: Sequence[Score]) -> Iterator[tuple[int, Scored]]:
+    def score(self, requests: Sequence[Score]) -> Iterator[tuple[int, Scored | Unanswered]]:
         """Score every request.
 
-        The first request is sent alone, so that an endpoint without `logprobs` costs one reply, not many.
+        The first request is sent alone, so that an endpoint without `logprobs`, or a model that begins with something
+        else than a letter, costs one reply, not many.
 
         Raises:
-            ModelError: the endpoint refuses the request, gives no log-probabilities, or requests failed for good. Every
-                reply that came has been yielded before.
+            ModelError: the endpoint refuses all requests, gives no log-probabilities or lists no letter, or is down.
+                Every reply that came is stored.
             BudgetError: the next request could cross the budget; the same holds.
         """
-        bodies = [replies.score_body(self.model, request, self.settings) for request in requests]
-
-        def read(reply: Mapping[str, Any], i: int) -> Scored:
-            scored = replies.read_scores(reply, requests[i].letters, self.letter_tokens == "all")
-            self._gives_logprobs = True
-            return scored
-
-        if bodies and not self._gives_logprobs and not self.settings.batch:
-            yield from self._run(requests[:1], bodies[:1], read)
-            for i, scored in self._run(requests[1:], bodies[1:], lambda reply, i: read(reply, i + 1)):
-                yield i + 1, scored
-            return
-        yield from self._run(requests, bodies, read)
+        bodies = [replies.score_body(self.model, one, self.settings, self.template) for one in requests]
+        return self._run(requests, bodies)  # type: ignore[return-value]
 
     def report(self) -> dict[str, Any]:
         """Client library, models that answered, and what this job was billed."""
@@ -115,47 +111,109 @@ class OpenAiEngine(Engine):
             "served": served,
             "billed_requests": self.ledger.requests,
             "billed_usd": usd,
+            "estimated_requests": self.ledger.estimated,
+            "neutralised_prompts": self._neutralised,
         }
 
     def note(self) -> str:
         """Spending of this job so far."""
-        return f"{self.ledger.usd:.4f} USD spent" if self.ledger.has_prices else ""
+        if not self.ledger.has_prices:
+            return ""
+        estimated = f" ({self.ledger.estimated} replies estimated)" if self.ledger.estimated else ""
+        return f"{self.ledger.usd:.4f} USD spent{estimated}"
 
-    # -- requests at once --------------------------------------------------------------------------------------
+    # -- requests ----------------------------------------------------------------------------------------------
 
-    def _run(
-        self, requests: Sequence[Generate | Score], bodies: Sequence[Body], read: Callable[[Mapping[str, Any], int], R]
-    ) -> Iterator[tuple[int, R]]:
-        if not bodies:
+    def _run(self, requests: Sequence[Generate | Score], bodies: Sequence[Body]) -> Iterator[tuple[int, Response]]:
+        """Responses to requests; equal ones are sent once."""
+        places: dict[str, list[int]] = {}
+        asked: list[Asked] = []
+        for i, (request, body) in enumerate(zip(requests, bodies, strict=True)):
+            key = request_key(self.info, request)
+            if key not in places:
+                asked.append(Asked(key, request_record(self.info, request), body))
+            places.setdefault(key, []).append(i)
+        if not asked:
             return
-        key = self._key()
-        if self.settings.batch:
-            yield from self._run_batches(key, [request_key(self.info, request) for request in requests], bodies, read)
-            return
-        crew = _Crew(self, key, bodies, read)
-        yield from crew.results()
+        self._count_markers(asked)
+        for place, response in self._respond(self._key(), asked):
+            for i in places[asked[place].key]:
+                yield i, response
 
-    def _run_batches(
-        self, key: str, keys: Sequence[str], bodies: Sequence[Body], read: Callable[[Mapping[str, Any], int], R]
-    ) -> Iterator[tuple[int, R]]:
-        index = {name: i for i, name in enumerate(keys)}
-        failed: list[str] = []
+    def _respond(self, key: str, asked: Sequence[Asked]) -> Iterator[tuple[int, Response]]:
+        """Responses: first one prompt at a time, until one is answered, then all others at once.
+
+        Raises:
+            ModelError: nothing was answered, and what was said concerns all requests.
+        """
+        kind = record_kind(asked[0].record)
+        unclear: list[tuple[int, Unclear]] = []
+        outage: Unanswered | None = None
+        ordinary = not self.settings.batch
+        rest = list(range(len(asked)))
+        is_probed = kind in self._answered or not (ordinary or kind == "Score")
+        if not ordinary and holds_open_batch(self.ledger, self.settings.base_url, [one.key for one in asked]):
+            is_probed = True
+        probes = [] if is_probed else _spread(len(asked), PROBES)
+        for i, found in self._found(key, asked, probes, rest, ordinary):
+            if isinstance(found, Unclear):
+                unclear.append((i, found))
+                if len(unclear) >= UNCLEAR_PROBES and not self._ever_answered(kind):
+                    raise self.refused(found.error, key)
+                continue
+            if not isinstance(found, Unanswered):
+                self._answered.add(kind)
+            elif not found.is_final:
+                outage = found
+            yield i, found
+        if not self._ever_answered(kind):
+            if len(unclear) > 1:
+                raise self.refused(unclear[-1][1].error, key)
+            if outage:
+                raise self.incomplete(1, outage.reason)
+        yield from ((i, Unanswered(f"the endpoint refuses this prompt: {found.reason}")) for i, found in unclear)
+
+    def _ever_answered(self, kind: str) -> bool:
+        """True when the endpoint answered a request of this kind, now or in an earlier job."""
+        return kind in self._answered or self.ledger.has_answered
+
+    def _found(
+        self, key: str, asked: Sequence[Asked], probes: Sequence[int], rest: list[int], ordinary: bool
+    ) -> Iterator[tuple[int, Response | Unclear]]:
+        """Responses to the probes, one at a time until one is answered, then to the rest, or a refusal in their place.
+
+        Raises:
+            ModelError: the probes' replies are paid for, and none of them is usable.
+        """
+        n_unusable, billed = 0, self.ledger.requests
+        for i in probes:
+            rest.remove(i)
+            for _, found in ConcurrentRequests(self, key, [asked[i]]).results():
+                yield i, found
+            if isinstance(found, Generated | Scored) or (isinstance(found, Unanswered) and not found.is_final):
+                break
+            n_unusable += self.ledger.requests > billed
+            billed = self.ledger.requests
+            if n_unusable >= FAILURES_IN_A_ROW:
+                if not self.ledger.has_replies(asked[i].record["engine"], record_kind(asked[i].record)):
+                    raise self.unusable(n_unusable, found.reason)
+                break  # these prompts are at fault: others were answered in an earlier job
+        part = [asked[i] for i in rest]
+        if part and ordinary:
+            yield from ((rest[place], found) for place, found in ConcurrentRequests(self, key, part).results())
+        elif part:
+            yield from ((rest[place], found) for place, found in self._batches(key, part))
+
+    def _batches(self, key: str, asked: Sequence[Asked]) -> Iterator[tuple[int, Response | Unclear]]:
+        places = {one.key: place for place, one in enumerate(asked)}
         client = openai.OpenAI(
             api_key=key, base_url=self.settings.base_url, timeout=self.settings.timeout, max_retries=8
         )
         try:
-            for name, reply in run_batches(client, dict(zip(keys, bodies, strict=True)), self.settings, self.ledger):
-                try:
-                    if isinstance(reply, BatchError):
-                        raise UnreadableReplyError(str(reply))
-                    self._seen(reply)
-                    yield index[name], read(reply, index[name])
-                except ReplyError as error:
-                    failed.append(str(error))
+            for name, found in run_batches(client, self, asked):
+                yield places[name], found
         except openai.OpenAIError as error:
             raise self.refused(error, key) from None
-        if failed:
-            raise self.incomplete(len(failed), failed[-1])
 
     def _key(self) -> str:
         """The API key; raises `ModelError`, which never shows it, when its variable does not hold one."""
@@ -175,19 +233,66 @@ class OpenAiEngine(Engine):
             )
         return key
 
-    def _seen(self, reply: Mapping[str, Any]) -> None:
+    def read(self, record: Mapping[str, Any], reply: Any, usage: Usage) -> Generated | Scored:
+        """The response in a reply to a stored request; raises `ReplyError` when there is none."""
+        if not isinstance(reply, Mapping):
+            raise UnreadableReplyError(f"a reply is no JSON object ({str(reply)[:100]!r})")
         self._served.add((str(reply.get("model") or self.model), str(reply.get("system_fingerprint") or "")))
+        if record_kind(record) == "Generate":
+            return replies.read_answer(reply, usage)
+        scored = replies.read_scores(reply, record["letters"], self.letter_tokens == "all", usage)
+        try:
+            replies.check_lists_a_letter(reply, scored)
+            self._lists_letters = True
+        except NoLetterError:  # of a model that lists them as a rule, a reply without is a score, all bounds
+            if not self._can_score(record):
+                raise
+        return scored
+
+    def _can_score(self, record: Mapping[str, Any]) -> bool:
+        """True when the endpoint has listed letters: in this job, or in an earlier one with the same settings."""
+        self._lists_letters = self._lists_letters or self.ledger.has_replies(record["engine"], "Score")
+        return self._lists_letters
+
+    def _count_markers(self, asked: Iterable[Asked]) -> None:
+        """Count and report prompts whose texts hold markers of chat templates (`mjd.llm.openai_markers`)."""
+        found = [
+            marker
+            for one in asked
+            if (marker := next(filter(None, (openai_markers.find(m["content"]) for m in one.record["messages"])), None))
+        ]
+        if found:
+            self._neutralised += len(found)
+            log.warning(
+                "%d prompts hold chat-template markers, such as %r: they are sent with a space after the first "
+                "character of each, so that they cannot end a turn",
+                len(found),
+                found[0],
+            )
 
     # -- errors ------------------------------------------------------------------------------------------------
 
     def refused(self, error: Exception, key: str) -> ModelError:
         """The error of an endpoint that will not answer, without the key in it."""
-        reason = " ".join(str(error).split()).replace(key, "***")[:400]
+        status = getattr(error, "status_code", None)
+        check = f"base_url, the model's name, {self.settings.api_key_env} and the account"
+        if status in (400, 413, 422):
+            check = "the model's name, top_logprobs, max_tokens_key and chat_template_kwargs, which every request holds"
         return ModelError(
-            f"{self.settings.base_url} refused a request for {self.model} ({reason}).",
-            f"Everything answered so far is kept. Check base_url, the model's name, {self.settings.api_key_env} and "
-            "the account, then run again.",
+            f"{self.settings.base_url} refused a request for {self.model} ({one_line(error, key, 400)}).",
+            f"Everything answered so far is kept. Check {check}, then run again.",
         )
+
+    def ending(self, error: ReplyError, record: Mapping[str, Any]) -> ModelError | None:
+        """The error that ends the job where a reply shows that the endpoint, or its model, cannot score.
+
+        None for any other error; and where the endpoint has scored other prompts: then it is this one's.
+        """
+        if isinstance(error, NoLetterError):
+            return self.without_letters(str(error))
+        if isinstance(error, MissingLogprobsError) and not self._can_score(record):
+            return self.without_logprobs()
+        return None
 
     def without_logprobs(self) -> ModelError:
         """The error of an endpoint that cannot score."""
@@ -198,12 +303,33 @@ class OpenAiEngine(Engine):
             "generator only.",
         )
 
+    def without_letters(self, top: str) -> ModelError:
+        """The error of a model that begins its answers with something else than a letter."""
+        return ModelError(
+            f"{self.model} lists no option letter among the {self.settings.top_logprobs} most likely first tokens "
+            f"of its answer: {top}. All of its MJDs would be uniform.",
+            "If it thinks first, switch that off (chat_template_kwargs: {enable_thinking: false}, or the endpoint's "
+            "own way); if it lists ids of tokens, let it list texts. Else take another endpoint or model as scorer.",
+        )
+
+    def unusable(self, n: int, reason: str) -> ModelError:
+        """The error of an endpoint none of whose first replies can be used."""
+        return ModelError(
+            f"None of the first {n} prompts got a usable reply from {self.settings.base_url}; the last: {reason}.",
+            f"Their cost is booked. Mend the endpoint or the settings of {self.model}, then run again.",
+        )
+
     def incomplete(self, n_failed: int, reason: str) -> ModelError:
-        """The error of a job some of whose requests failed for good."""
+        """The error of an endpoint that does not answer."""
         return ModelError(
             f"{n_failed} request(s) to {self.settings.base_url} failed for good; the last: {reason}.",
             "All other replies are kept: run again to ask for the missing ones alone.",
         )
+
+
+def _spread(n: int, most: int) -> list[int]:
+    """At most `most` of the places 0 ... n - 1, evenly spaced: neighbours are prompts of one item."""
+    return sorted({round(k * (n - 1) / max(min(n, most) - 1, 1)) for k in range(min(n, most))})
 
 
 def engine_info(settings: Llm, identity: str) -> EngineInfo:
@@ -215,188 +341,3 @@ def engine_info(settings: Llm, identity: str) -> EngineInfo:
     if settings.chat_template_kwargs:
         changing["chat_template_kwargs"] = json.dumps(settings.chat_template_kwargs, sort_keys=True)
     return EngineInfo("openai", PROTOCOL, identity, tuple((name, str(value)) for name, value in changing.items()))
-
-
-class _Crew:
-    """Requests of one call, `concurrency` at a time.
-
-    When something ends the call early (a refusal, the budget), no further request starts, and those under way are
-    waited for: their replies are paid for.
-    """
-
-    def __init__(
-        self, engine: OpenAiEngine, key: str, bodies: Sequence[Body], read: Callable[[Mapping[str, Any], int], Any]
-    ) -> None:
-        self.engine, self.settings, self.ledger = engine, engine.settings, engine.ledger
-        self.key, self.bodies, self.read = key, bodies, read
-        self._waiting = iter(range(len(bodies)))
-        self._end: Exception | None = None
-        self._failed: list[str] = []
-        self._failed_in_a_row = 0
-
-    def results(self) -> Iterator[tuple[int, Any]]:
-        """Results as they come. The event loop rests while the caller stores one."""
-        loop = asyncio.new_event_loop()
-        finished: asyncio.Queue[tuple[int, Any] | None] = asyncio.Queue()
-        work = loop.create_task(self._work(finished))
-        try:
-            while (result := loop.run_until_complete(finished.get())) is not None:
-                yield result
-            loop.run_until_complete(work)
-        finally:
-            work.cancel()
-            loop.run_until_complete(asyncio.gather(work, return_exceptions=True))
-            loop.run_until_complete(loop.shutdown_asyncgens())
-            loop.close()
-        if self._end:
-            raise self._end
-        if self._failed:
-            raise self.engine.incomplete(len(self._failed), self._failed[-1])
-
-    async def _work(self, finished: asyncio.Queue[tuple[int, Any] | None]) -> None:
-        limits = _Limits(self.settings.requests_per_minute, self.settings.tokens_per_minute)
-        client = openai.AsyncOpenAI(
-            api_key=self.key, base_url=self.settings.base_url, timeout=self.settings.timeout, max_retries=0
-        )
-        try:
-            async with client:
-                n = min(self.settings.concurrency, len(self.bodies))
-                await asyncio.gather(*(self._worker(client, limits, finished) for _ in range(n)))
-        finally:
-            finished.put_nowait(None)
-
-    async def _worker(
-        self, client: openai.AsyncOpenAI, limits: _Limits, finished: asyncio.Queue[tuple[int, Any] | None]
-    ) -> None:
-        for i in self._waiting:
-            try:
-                await finished.put((i, await self._answer(client, limits, i)))
-                self._failed_in_a_row = 0
-            except (BudgetError, ModelError) as error:
-                self._end = self._end or error
-            except (openai.OpenAIError, ReplyError) as error:
-                self._failed.append(" ".join(str(error).split()).replace(self.key, "***")[:300])
-                self._failed_in_a_row += 1
-                log.warning("a request failed for good: %s", self._failed[-1])
-            if self._end or self._failed_in_a_row >= FAILURES_IN_A_ROW:
-                return
-
-    async def _answer(self, client: openai.AsyncOpenAI, limits: _Limits, i: int) -> Any:
-        """One request, tried again while that may help.
-
-        Raises:
-            BudgetError: it could cross the budget.
-            ModelError: the endpoint refuses it.
-            OpenAIError, ReplyError: trying again does not help, or was tried for as long as the settings say.
-        """
-        body = self.bodies[i]
-        tries = AsyncRetrying(
-            retry=retry_if_exception(_may_pass),
-            stop=stop_before_delay(self.settings.retry_seconds),
-            wait=_Wait(self.settings.max_wait),
-            before_sleep=self._log_retry,
-            reraise=True,
-        )
-        try:
-            async for attempt in tries:
-                with attempt:
-                    # Waiting for the limits is no trying: it does not count against `retry_seconds`.
-                    waits_since = time.monotonic()
-                    await limits.wait(replies.likely_usage(body, self.settings))
-                    attempt.retry_state.start_time += time.monotonic() - waits_since
-                    return self._read(await self._paid(client, body), i)
-        except openai.APIStatusError as error:
-            if _may_pass(error):
-                raise
-            raise self.engine.refused(error, self.key) from None
-        raise AssertionError("unreachable: tries end by a return or an error")
-
-    async def _paid(self, client: openai.AsyncOpenAI, body: Body) -> Mapping[str, Any]:
-        """The reply to one try, booked in place of its reservation: a reply that is of no use costs as much."""
-        lapse = 2 * self.settings.timeout + 60
-        reservation = self.ledger.reserve(replies.most_usage(body, self.settings), lapse)
-        try:
-            reply = await self._send(client, body)
-            # Read in full before it is booked: a reply cut off on its way was never seen.
-            self.ledger.book(replies.read_usage(reply), reservation=reservation)
-        finally:
-            self.ledger.release(reservation)
-        self.engine._seen(reply)
-        return reply
-
-    def _read(self, reply: Mapping[str, Any], i: int) -> Any:
-        try:
-            return self.read(reply, i)
-        except MissingLogprobsError:
-            if self.engine._gives_logprobs:  # a hiccup of a server that can: ask again
-                raise
-            raise self.engine.without_logprobs() from None
-
-    async def _send(self, client: openai.AsyncOpenAI, body: Body) -> Mapping[str, Any]:
-        """Send a request; raises `UnreadableReplyError` when the reply is not a JSON object."""
-        raw = await client.chat.completions.with_raw_response.create(**body)
-        try:
-            reply = raw.http_response.json()
-        except ValueError as error:
-            raise UnreadableReplyError(f"a reply is no JSON ({error})") from None
-        if not isinstance(reply, dict):
-            raise UnreadableReplyError("a reply is no JSON object")
-        return reply
-
-    def _log_retry(self, state: RetryCallState) -> None:
-        error = state.outcome.exception() if state.outcome else None
-        reason = " ".join(str(error).split()).replace(self.key, "***")[:200]
-        pause = state.next_action.sleep if state.next_action else 0.0
-        log.info("trying again in %.1f s (try %d failed: %s)", pause, state.attempt_number, reason)
-
-
-class _Limits:
-    """Requests and tokens per minute."""
-
-    def __init__(self, requests: int | None, tokens: int | None) -> None:
-        # Spread evenly: a whole minute's allowance at once would be refused by most endpoints.
-        self._requests = AsyncLimiter(1, 60 / requests) if requests else None
-        self._tokens = AsyncLimiter(tokens / 6, 10) if tokens else None
-
-    async def wait(self, tokens: int) -> None:
-        """Wait until one more request of that many tokens may be sent."""
-        if self._requests:
-            await self._requests.acquire()
-        if self._tokens:
-            await self._tokens.acquire(min(tokens, self._tokens.max_rate))
-
-
-class _Wait:
-    """Seconds before the next try: what Retry-After asks for, else random up to a doubling limit."""
-
-    def __init__(self, longest: float) -> None:
-        self._random = wait_random_exponential(multiplier=1, max=longest)
-
-    def __call__(self, state: RetryCallState) -> float:
-        error = state.outcome.exception() if state.outcome else None
-        asked = retry_after(error.response.headers) if isinstance(error, openai.APIStatusError) else None
-        # A little jitter, so that requests refused together do not come back together.
-        return float(self._random(state)) if asked is None else asked + float(self._random(state)) / 10
-
-
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds of a Retry-After header, in either of its forms; None where it is absent or unreadable."""
-    value = headers.get("retry-after")
-    if value is None:
-        return None
-    try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
-        return None
-
-
-def _may_pass(error: BaseException) -> bool:
-    """True when trying again may help: no answer, an unreadable one, 408, 409, 429 (but not a used-up account), 5xx."""
-    if isinstance(error, openai.APIStatusError):
-        used_up = getattr(error, "code", None) == "insufficient_quota"
-        return not used_up and (error.status_code in (408, 409, 429) or error.status_code >= 500)
-    return isinstance(error, openai.APIConnectionError | UnreadableReplyError)

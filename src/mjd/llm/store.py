@@ -32,15 +32,23 @@ CREATE TABLE IF NOT EXISTS replies (
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS spending (
     model TEXT PRIMARY KEY, requests INTEGER NOT NULL, prompt_tokens INTEGER NOT NULL,
-    completion_tokens INTEGER NOT NULL, usd REAL NOT NULL
+    completion_tokens INTEGER NOT NULL, usd REAL NOT NULL, estimated INTEGER NOT NULL DEFAULT 0
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS reserved (
     id TEXT PRIMARY KEY, usd REAL NOT NULL, expires REAL NOT NULL
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS batches (
-    id TEXT PRIMARY KEY, endpoint TEXT NOT NULL, server_id TEXT, keys TEXT NOT NULL, created REAL NOT NULL
+    id TEXT PRIMARY KEY, endpoint TEXT NOT NULL, server_id TEXT, keys TEXT NOT NULL, created REAL NOT NULL,
+    requests TEXT
 ) WITHOUT ROWID;
 """
+# Columns that stores of earlier versions lack.
+_LATER_COLUMNS = {
+    "spending": ("estimated", "INTEGER NOT NULL DEFAULT 0"),
+    "batches": ("requests", "TEXT"),
+}
+# A reply to keep: key, request (`request_record`), response.
+StoredReply = tuple[str, Mapping[str, Any], Mapping[str, Any]]
 _LOOK_UP = 500
 # What to do about errors of a store that is not damaged.
 _CURES = {
@@ -84,6 +92,7 @@ class Store:
                 db.execute("PRAGMA journal_mode = WAL")
                 db.execute("PRAGMA synchronous = FULL")
                 db.executescript(_TABLES)
+                _add_later_columns(db)
             except sqlite3.DatabaseError:
                 db.close()
                 raise
@@ -114,12 +123,16 @@ class Store:
             raise self.unusable(error) from error
         return found
 
-    def put(self, replies: Iterable[tuple[str, Mapping[str, Any], Mapping[str, Any]]]) -> None:
+    def put(self, replies: Iterable[StoredReply]) -> None:
         """Append (key, request, reply) triples in one transaction; a key already stored keeps its reply."""
+        with self.transaction() as db:
+            self.insert(db, replies)
+
+    def insert(self, db: sqlite3.Connection, replies: Iterable[StoredReply]) -> None:
+        """`put` as a part of a transaction under way."""
         now = time.time()
         rows = [(key, json.dumps(request), json.dumps(reply), now) for key, request, reply in replies]
-        with self.transaction() as db:
-            db.executemany("INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?)", rows)
+        db.executemany("INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?)", rows)
 
     def rows(self) -> Iterator[tuple[str, dict[str, Any], dict[str, Any], float]]:
         """Every (key, request, reply, time stored in seconds since 1970), by key.
@@ -134,7 +147,7 @@ class Store:
             raise self.unusable(error) from error
 
     def delete(self, keys: Iterable[str]) -> None:
-        """Remove replies; only `mjd store prune` does."""
+        """Remove replies: those that `mjd store prune` names, and those that nothing can be read from."""
         with self.transaction() as db:
             db.executemany("DELETE FROM replies WHERE key = ?", [(key,) for key in keys])
 
@@ -216,6 +229,17 @@ def _create(path: Path) -> None:
             os.link(name, path)
     finally:
         os.unlink(name)
+
+
+def _add_later_columns(db: sqlite3.Connection) -> None:
+    """Bring the tables of an earlier version's store up to date; another job may do so at the same time."""
+    for table, (column, kind) in _LATER_COLUMNS.items():
+        if column not in {row[1] for row in db.execute(f"PRAGMA table_info({table})")}:
+            try:
+                db.execute(f"ALTER TABLE {table} ADD COLUMN {column} {kind}")
+            except sqlite3.OperationalError as error:
+                if "duplicate column" not in str(error):
+                    raise
 
 
 def _check(db: sqlite3.Connection) -> None:

@@ -18,23 +18,34 @@ from mjd.io import atomic_path
 from mjd.llm.store import Store, record_key, record_kind
 
 _ROWS_AT_A_TIME = 10_000
+# Replies that `prune --dry-run` shows.
+_SHOWN = 100
 
 
 @dataclass(frozen=True)
 class Filter:
-    """Which replies: text in the model's identity, engine, stored before a time (seconds since 1970)."""
+    """Which replies: text in the model's identity, engine, stored before a time (seconds since 1970).
+
+    For single ones: the beginning of their key, text in a message of their request, `Score` or `Generate`.
+    """
 
     model: str | None = None
     engine: str | None = None
     before: float | None = None
+    key: str | None = None
+    text: str | None = None
+    kind: str | None = None
 
-    def fits(self, record: dict[str, Any], created: float) -> bool:
+    def fits(self, key: str, record: dict[str, Any], created: float) -> bool:
         """True when a stored request meets every condition given."""
         info = record["engine"]
         return (
             (self.model is None or self.model in info["model"])
             and (self.engine is None or self.engine == info["engine"])
             and (self.before is None or created < self.before)
+            and (self.key is None or key.startswith(self.key.lower()))
+            and (self.kind is None or self.kind == record_kind(record))
+            and (self.text is None or any(self.text in message["content"] for message in record.get("messages", [])))
         )
 
 
@@ -48,8 +59,10 @@ def stats(store: Store) -> str:
     for (engine, version, model, kind), n in sorted(counts.items()):
         what = "scores" if kind == "Score" else "answers"
         lines.append(f"{n:>9} {what:<7} {engine} {version}  {model}")
-    for model, requests, prompt, completion, usd in store.db.execute("SELECT * FROM spending ORDER BY model"):
-        lines.append(f"{usd:>9.4f} USD for {requests} requests, {prompt} tokens in, {completion} out  {model}")
+    spending = "SELECT model, requests, prompt_tokens, completion_tokens, usd, estimated FROM spending ORDER BY model"
+    for model, requests, prompt, completion, usd, estimated in store.db.execute(spending):
+        said = f" ({estimated} estimated: without usage)" if estimated else ""
+        lines.append(f"{usd:>9.4f} USD for {requests} requests{said}, {prompt} tokens in, {completion} out  {model}")
     return "\n".join(lines)
 
 
@@ -102,9 +115,28 @@ def prune(store: Store, which: Filter, dry_run: bool) -> str:
         ConfigError: no condition is given.
     """
     if which == Filter():
-        raise ConfigError("prune needs a condition.", "Give --model, --engine or --before, or delete the file itself.")
-    keys = [key for key, record, _, created in store.rows() if which.fits(record, created)]
+        raise ConfigError(
+            "prune needs a condition.",
+            "Give --model, --engine, --before, --key, --text or --kind, or delete the file itself.",
+        )
+    keys: list[str] = []
+    shown: list[str] = []
+    for key, record, reply, created in store.rows():
+        if which.fits(key, record, created):
+            keys.append(key)
+            if dry_run and len(shown) < _SHOWN:
+                shown.append(_line(key, record, reply))
     if not dry_run:
         store.delete(keys)
         store.db.execute("VACUUM")
-    return f"{store.path}: {len(keys)} replies {'would be' if dry_run else ''} removed".replace("  ", " ")
+    shown += [f"... and {len(keys) - len(shown)} more"] * (dry_run and len(keys) > len(shown))
+    verb = "would be removed" if dry_run else "removed"
+    return "\n".join([*shown, f"{store.path}: {len(keys)} replies {verb}"])
+
+
+def _line(key: str, record: dict[str, Any], reply: dict[str, Any]) -> str:
+    """One reply on a line: the beginning of its key, what it is of, the end of its prompt, what it says."""
+    what = "score" if record_kind(record) == "Score" else "answer"
+    prompt = " ".join(str(record["messages"][-1]["content"]).split())[-60:] if record.get("messages") else ""
+    said = str(reply.get("scores", reply.get("text")))[:60]
+    return f"{key[:12]} {what:<6} {record['engine']['model']}  ...{prompt!r} -> {said!r}"
