@@ -222,6 +222,22 @@ def test_float32_checks_spare_memory_that_is_not_free(models: Any, monkeypatch: 
     assert modes(half) == {"scoring": "prefix trees"}
 
 
+def test_float32_checks_that_run_out_of_memory_are_made_in_half_precision(
+    models: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    half = engine(models("llama"), dtype="bfloat16")
+    forward = type(half.model).forward
+
+    def little_memory(self: Any, *args: object, **arguments: object) -> object:
+        if self.dtype == torch.float32:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(self, *args, **arguments)
+
+    monkeypatch.setattr(half.model, "forward", functools.partial(little_memory, half.model))
+    last_logits(half, encoded(half, TEXTS))
+    assert modes(half) == {"scoring": "prefix trees"}
+
+
 def with_bad_token(directory: Path, value: float, family: str = "llama") -> Path:
     """A model whose embedding of the letter Z is not a number."""
     save_tiny_llm(directory, family)

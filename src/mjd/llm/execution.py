@@ -126,8 +126,7 @@ class Execution:
         length = max(map(len, ids)) + more
         if length > chain.checked:
             try:
-                with reference.in_float32(self.model), torch.inference_mode():
-                    self._check(task, ids, length)
+                self._check_in_float32(task, ids, length)
             except torch.OutOfMemoryError as error:
                 raise ModelError(
                     f"The memory of {self.model.device} does not suffice for this model and a few prompts ({error}).",
@@ -135,6 +134,15 @@ class Execution:
                 ) from error
             chain.checked = length
         return chain.ways[0]
+
+    @torch.inference_mode()
+    def _check_in_float32(self, task: str, ids: Sequence[Sequence[int]], length: int) -> None:
+        """Check with float32 weights; where that takes too much memory, with the weights as they are."""
+        try:
+            with reference.in_float32(self.model):
+                self._check(task, ids, length)
+        except torch.OutOfMemoryError:
+            self._check(task, ids, length)
 
     def _check(self, task: str, ids: Sequence[Sequence[int]], length: int) -> None:
         """Drop ways until one gives the reference's logits on a few of the prompts."""

@@ -6,6 +6,7 @@ leave out what it has no argument for, such as soft caps, attention sinks and po
 
 from __future__ import annotations
 
+import functools
 import inspect
 import logging
 import os
@@ -40,7 +41,12 @@ FLOAT32_BYTES = 2 * 2**30
 
 def accepts(model: Any, name: str) -> bool:
     """Whether the model's forward call has an argument of that name (and does not just swallow it)."""
-    return name in inspect.signature(model.forward).parameters
+    return name in _arguments(model.__class__)
+
+
+@functools.cache
+def _arguments(kind: Any) -> frozenset[str]:
+    return frozenset(inspect.signature(kind.forward).parameters)
 
 
 def logits_alone(model: Any, ids: Sequence[int], n_last: int = 1) -> torch.Tensor:
@@ -171,8 +177,8 @@ def in_float32(model: Any) -> Iterator[None]:
 
 
 def _free_bytes(device: torch.device) -> float:
-    """Memory that float32 copies may take: most of a GPU's free memory, little elsewhere."""
+    """Memory that float32 copies may take: half of a GPU's free memory, little elsewhere."""
     if device.type == "cuda":
-        return 0.8 * torch.cuda.mem_get_info(device)[0]
+        return 0.5 * torch.cuda.mem_get_info(device)[0]
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else FLOAT32_BYTES
     return min(free / 2, FLOAT32_BYTES)

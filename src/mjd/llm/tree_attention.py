@@ -66,7 +66,7 @@ def tree_attention(
         unknown.append("a mask of its own")
     if layer is None or mjd_walk is None:
         unknown.append("keys and values without a layer's number")
-    if unknown:
+    if unknown or layer is None or mjd_walk is None:
         raise ModelError(
             f"Prefix-tree attention cannot do what {type(module).__name__} asks ({', '.join(unknown)}).",
             "Set prefix_tree: false for this LLM.",
