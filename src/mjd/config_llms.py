@@ -144,7 +144,9 @@ class Llm(Settings):
         "as in the paper.",
     )
     prefix_tree: bool = Field(
-        True, description="Compute what prompts share once (transformers engine); false: plain padded batches."
+        True,
+        description="Compute what prompts share once (transformers engine); false, or where a model does not allow it: "
+        "padded batches, or one prompt at a time.",
     )
     tokens_per_pass: int = Field(
         2048, ge=256, description="Most prompt tokens in forward passes at a time: bounds the memory; a GPU likes more."

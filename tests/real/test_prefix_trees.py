@@ -51,7 +51,7 @@ def test_scores_equal_one_prompt_at_a_time(
     settings = Llm(title="SmolLM2", model=MODEL, device="cpu", tokens_per_pass=700)
     engine = TransformersEngine(model_directory, settings, MODEL)
     found = {i: scored.scores for i, scored in engine.score(requests)}
-    assert "plain batches" not in caplog.text
+    assert "instead of" not in caplog.text
     model = AutoModelForCausalLM.from_pretrained(model_directory, attn_implementation="eager").eval()
     for i, request in enumerate(requests):
         prompt = engine.tokens.render(request.messages)

@@ -77,17 +77,17 @@ def test_scores_equal_one_prompt_at_a_time(
     asked = requests() + requests("It was dry, and long so.")
     tiny = engine(models[family], prefix_tree=prefix_tree, tokens_per_pass=700)
     found = {i: scored.scores for i, scored in tiny.score(asked)}
-    assert "plain batches" not in caplog.text
+    assert "instead of" not in caplog.text
     np.testing.assert_allclose([found[i] for i in range(len(asked))], one_at_a_time(models[family], asked), atol=1e-4)
 
 
-def test_a_model_that_trees_do_not_fit_is_run_in_plain_batches(
+def test_a_model_that_trees_do_not_fit_is_run_in_padded_batches(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     bloom = save_tiny_llm(tmp_path, "bloom")
     tiny = engine(bloom)
     found = {i: scored.scores for i, scored in tiny.score(requests())}
-    assert "tiny is run in plain batches, without prefix trees" in caplog.text
+    assert "tiny: scoring uses padded batches instead of prefix trees" in caplog.text
     expected = one_at_a_time(bloom, requests())
     np.testing.assert_allclose([found[i] for i in range(len(expected))], expected, atol=1e-4)
     answers = dict(tiny.generate([ask("Why?"), ask("Who is it?")]))
@@ -98,9 +98,11 @@ def test_a_tree_with_other_logits_is_noticed(
     models: dict[str, Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     tiny = engine(models["llama"])
-    monkeypatch.setattr("mjd.llm.tree_attention.ATTENTION", "eager")
+    monkeypatch.setattr(
+        "mjd.llm.tree_attention._bias", lambda block, group, _: torch.zeros(block.mask.shape).repeat(group, 1)
+    )
     found = {i: scored.scores for i, scored in tiny.score(requests())}
-    assert re.search(r"plain batches, without prefix trees \(logits differ by", caplog.text)
+    assert re.search(r"padded batches instead of prefix trees \(logits differ by", caplog.text)
     expected = one_at_a_time(models["llama"], requests())
     np.testing.assert_allclose([found[i] for i in range(len(expected))], expected, atol=1e-4)
 
@@ -147,9 +149,11 @@ def test_random_trees_equal_one_prompt_at_a_time(
     """All logits, in passes of any size."""
     tiny, model = cached_engine(models[family]), cached_model(models[family])
     ids = tiny.tokens.encode(prompts)
-    assert tiny._tree is not None
+    assert tiny.execution.tree is not None
     found = {
-        i: row for batch, logits in tiny._tree.last_logits(ids, size) for i, row in zip(batch, logits, strict=True)
+        i: row
+        for batch, logits in tiny.execution.tree.last_logits(ids, size)
+        for i, row in zip(batch, logits, strict=True)
     }
     with torch.inference_mode():
         for i, one in enumerate(ids):

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from mjd.errors import ModelError
 from mjd.llm.base import Generate
 from mjd.llm.tree import Ints, forest, passes, path_rows
 from mjd.llm.tree_attention import Attends, Walk, attend_batch
@@ -32,7 +33,17 @@ class Chooser:
         self.random = torch.Generator().manual_seed(request.random_seed(bits=56))
 
     def choose(self, logits: torch.Tensor) -> int:
-        """Next token id from logits [vocabulary]."""
+        """Next token id from logits [vocabulary].
+
+        Raises:
+            ModelError: the logits are not finite.
+        """
+        if not bool(logits.max().isfinite()):
+            raise ModelError(
+                "The logits of a token to generate are not finite.",
+                "Set dtype: float32 or bfloat16 (float16 overflows in many models); else the weights are damaged: "
+                "download them again.",
+            )
         if self.request.temperature == 0:
             return int(logits.argmax())
         p = (logits.float().cpu() / self.request.temperature).softmax(0)

@@ -17,12 +17,11 @@ from mjd import onednn
 from mjd.config import Llm
 from mjd.devices import keep_freed_memory, resolve_device, set_threads
 from mjd.errors import ModelError
-from mjd.llm import plain
 from mjd.llm.base import Engine, EngineInfo, Generate, Generated, Score, Scored, ScoreKind, Usage, Workplace
 from mjd.llm.chat_tokens import ChatTokenizer
 from mjd.llm.decoding import Answer
+from mjd.llm.execution import Execution
 from mjd.llm.letters import letter_scores
-from mjd.llm.tree_model import TreeModel
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +53,8 @@ class TransformersEngine(Engine):
         self.device = resolve_device(settings.device)
         self.model: Any = _load(directory, getattr(torch, settings.dtype), identity).to(self.device).eval()
         onednn.use_in_linear_layers(self.model)
-        longest = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        # No end is None, 0 or (XLNet) -1.
+        longest = max(getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or 0, 0) or None
         self.tokens = ChatTokenizer(
             directory,
             settings.chat_template,
@@ -73,31 +73,23 @@ class TransformersEngine(Engine):
             (("dtype", settings.dtype), *self.tokens.settings()),
             scoring=self.tokens.scoring(),
         )
-        self._tree = TreeModel(self.model, settings.tokens_per_pass) if settings.prefix_tree else None
-        self._checked = False
-        self._plain_attention = self.model.config._attn_implementation
-
-    # -- trees or plain batches ------------------------------------------------------------------------------
-
-    def _tree_for(self, ids: Sequence[Sequence[int]]) -> TreeModel | None:
-        """The model on prefix trees, checked on a few of these prompts before its first use; None: plain batches."""
-        if self._tree is not None and not self._checked:
-            misfit = self._tree.misfit(ids, self.pad_id)
-            if misfit:
-                log.warning("%s is run in plain batches, without prefix trees (%s).", self.info.model, misfit)
-                self._tree = None
-        self._checked = True
-        if self._tree is None:
-            self.model.set_attn_implementation(self._plain_attention)
-        return self._tree
+        self.execution = Execution(
+            self.model,
+            identity,
+            self.pad_id,
+            prefix_tree=settings.prefix_tree,
+            tokens_per_pass=settings.tokens_per_pass,
+            batch_size=settings.batch_size,
+            longest=self.tokens.longest,
+        )
 
     def check(self, requests: Sequence[Generate | Score], names: Sequence[str]) -> None:
         """Check every prompt of a job, see `ChatTokenizer.check`."""
         self.tokens.check(requests, names)
 
     def report(self) -> dict[str, Any]:
-        """Tokens of the letters, template variables, and what `check` noted."""
-        return self.tokens.report()
+        """Tokens of the letters, template variables, what `check` noted, and how scoring and generation were run."""
+        return self.tokens.report() | self.execution.report()
 
     # -- scoring ---------------------------------------------------------------------------------------------
 
@@ -119,12 +111,7 @@ class TransformersEngine(Engine):
     @torch.inference_mode()
     def _last_logits(self, ids: Sequence[Sequence[int]]) -> Iterator[tuple[list[int], torch.Tensor]]:
         """Float32 logits [n, vocabulary] after the last tokens of prompts, with the prompts' indices [n]."""
-        tree = self._tree_for(ids)
-        if tree is not None:
-            yield from tree.last_logits(ids)
-            return
-        for batch in plain.batches(ids, self.settings.tokens_per_pass):
-            yield batch, plain.last_logits(self.model, [ids[i] for i in batch], self.pad_id)
+        yield from self.execution.last_logits(ids)
 
     # -- generation ------------------------------------------------------------------------------------------
 
@@ -150,20 +137,16 @@ class TransformersEngine(Engine):
 
     @torch.inference_mode()
     def _answers(self, ids: Sequence[Sequence[int]], requests: Sequence[Generate]) -> Iterator[Answer]:
-        tree = self._tree_for(ids)
-        if tree is not None:
-            yield from tree.decoder(self.end_ids, self.settings.batch_size).run(ids, requests)
-            return
-        longest_first = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
-        for start in range(0, len(ids), self.settings.batch_size):
-            batch = longest_first[start : start + self.settings.batch_size]
-            yield from plain.generate_batch(self.model, {i: ids[i] for i in batch}, requests, self.pad_id, self.end_ids)
+        yield from self.execution.answers(ids, requests, self.end_ids)
 
 
 def _load(directory: str | Path, dtype: torch.dtype, name: str) -> Any:
     """The model of a directory; one that lacks weights is refused: Transformers would draw them at random."""
     try:
-        model, loaded = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, output_loading_info=True)
+        # Eager: some classes keep the attention they are loaded with, and only eager is exact for every architecture.
+        model, loaded = AutoModelForCausalLM.from_pretrained(
+            directory, dtype=dtype, output_loading_info=True, attn_implementation="eager"
+        )
     except (OSError, RuntimeError, SafetensorError, ValueError) as error:
         raise ModelError(
             f"{name} cannot be loaded as a language model ({error}).",

@@ -18,8 +18,8 @@ from mjd.llm.tree import Block, Pass
 ATTENTION = "mjd_tree"
 
 # Keyword arguments of Transformers' attention call that do not change the result here.
-_HARMLESS = {"dropout", "is_causal", "position_ids", "use_cache", "cache_position", "output_attentions", "return_dict"}
-_HARMLESS |= {"output_hidden_states", "num_items_in_batch", "logits_to_keep", "position_embeddings"}
+HARMLESS = {"dropout", "is_causal", "position_ids", "use_cache", "cache_position", "output_attentions", "return_dict"}
+HARMLESS |= {"output_hidden_states", "num_items_in_batch", "logits_to_keep", "position_embeddings"}
 
 
 class Attends(Protocol):
@@ -60,15 +60,44 @@ def tree_attention(
     Raises:
         ModelError: the model asks for something this function does not do (attention sinks, position biases).
     """
-    unknown = {name for name, given in others.items() if given is not None} - _HARMLESS
+    unknown = sorted(asked(others) - HARMLESS)
     layer = getattr(module, "layer_idx", None)
-    if mjd_walk is None or attention_mask is not None or unknown or layer is None:
+    if attention_mask is not None:
+        unknown.append("a mask of its own")
+    if layer is None or mjd_walk is None:
+        unknown.append("keys and values without a layer's number")
+    if unknown or layer is None or mjd_walk is None:
         raise ModelError(
-            f"Prefix-tree attention cannot do what {type(module).__name__} asks ({', '.join(sorted(unknown))}).",
+            f"Prefix-tree attention cannot do what {type(module).__name__} asks ({', '.join(unknown)}).",
             "Set prefix_tree: false for this LLM.",
         )
     scaled = query * (scaling if scaling is not None else query.shape[-1] ** -0.5)
     return mjd_walk.attend(layer, scaled, key, value, sliding_window, softcap), None
+
+
+def asked(arguments: dict[str, Any]) -> set[str]:
+    """Names of the arguments that ask an attention function for something."""
+    return {name for name, given in arguments.items() if given is not None and given is not False}
+
+
+class OwnTokenOnly:
+    """Lets each token attend to itself alone; `layers` that did so."""
+
+    def __init__(self) -> None:
+        self.layers: set[int] = set()
+
+    def attend(
+        self,
+        layer: int,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        window: int | None,
+        softcap: float | None,
+    ) -> torch.Tensor:
+        """[n_rows, n, n_heads, head_dim], each head's value at the token itself."""
+        self.layers.add(layer)
+        return value.repeat_interleave(query.shape[1] // value.shape[1], dim=1).transpose(1, 2)
 
 
 class Walk:

@@ -1,8 +1,7 @@
-"""A causal language model run on prefix trees, and the check that it comes out right."""
+"""A causal language model run on prefix trees."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -12,16 +11,13 @@ from typing import Any
 import torch
 
 from mjd.errors import ModelError
-from mjd.llm import plain, tree_attention
-from mjd.llm.decoding import Decoder, Slots
+from mjd.llm import tree_attention
+from mjd.llm.base import Generate
+from mjd.llm.decoding import Answer, Decoder, Slots
+from mjd.llm.reference import can_set_attention, difference, other_token, set_attention, tolerance
 from mjd.llm.side_by_side import side_by_side
 from mjd.llm.tree import forest, parts, passes
-from mjd.llm.tree_attention import Attends, Walk
-
-log = logging.getLogger(__name__)
-
-# Largest difference in logits between a tree and one prompt at a time that the check accepts.
-TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 0.5, torch.float16: 0.5}
+from mjd.llm.tree_attention import Attends, OwnTokenOnly, Walk
 
 # Most passes at a time on a CPU. Each holds Python's lock for a few percent of its time.
 MOST_WORKERS = 4
@@ -34,14 +30,16 @@ class TreeModel:
         model: any causal language model of Transformers, in evaluation mode.
         tokens_per_pass: most tree nodes in forward calls at a time: what bounds the memory.
         n_workers: forward calls at a time; None is one a thread on a CPU, up to four, and one on a GPU.
+        n_slots: most answers in progress.
     """
 
-    def __init__(self, model: Any, tokens_per_pass: int, n_workers: int | None = None) -> None:
-        self.model, self.tokens_per_pass = model, tokens_per_pass
+    name = "prefix trees"
+
+    def __init__(self, model: Any, tokens_per_pass: int, n_workers: int | None = None, n_slots: int = 1) -> None:
+        self.model, self.tokens_per_pass, self.n_slots = model, tokens_per_pass, n_slots
         self.device: torch.device = model.device
         on_cpu = self.device.type == "cpu"
         self.n_workers = n_workers or (min(torch.get_num_threads(), MOST_WORKERS) if on_cpu else 1)
-        self._plain_attention = model.config._attn_implementation
         self._last_mlp = _OnlyPlaces()
         last = _last_mlp(model)
         if last is not None:
@@ -80,8 +78,7 @@ class TreeModel:
         yield from side_by_side([partial(self._walk, ids, part, size) for part in dealt], n_workers)
 
     def _use_tree_attention(self) -> None:
-        if self.model.config._attn_implementation != tree_attention.ATTENTION:
-            self.model.set_attn_implementation(tree_attention.ATTENTION)
+        set_attention(self.model, tree_attention.ATTENTION)
 
     def _walk(
         self, ids: Sequence[Sequence[int]], part: list[int], size: int
@@ -98,45 +95,52 @@ class TreeModel:
             if len(places):
                 yield [part[i] for i in step.prompts], logits
 
-    def misfit(self, ids: Sequence[Sequence[int]], pad_id: int) -> str | None:
-        """Why this model must not be run as a tree; None when its logits equal plain ones on a few of the prompts.
+    def answers(
+        self, ids: Sequence[Sequence[int]], requests: Sequence[Generate], end_ids: frozenset[int]
+    ) -> Iterator[Answer]:
+        """The answers to prompts (token ids), as they finish."""
+        yield from self.decoder(end_ids, self.n_slots).run(ids, requests)
 
-        The probes are cut into several passes, and one of them is also read as a prompt and a generated token.
+    def probe_last(self, ids: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Logits [n_prompts, vocabulary] after the last tokens of prompts, cut into several passes.
 
         Raises:
-            ModelError: the GPU's memory does not suffice for the probes, which says nothing about trees.
+            ModelError: tokens influence each other by other means than attention.
         """
-        probe = [ids[i] for i in sorted({0, len(ids) // 2, len(ids) - 1})]
-        try:
-            expected = self._plain_logits(probe, pad_id)
-            found = torch.empty_like(expected)
-            for indices, logits in self.last_logits(probe, max(len(probe[0]) // 2, 1)):
-                found[indices] = logits
-            pairs = [(found, expected)]
-            if len(probe[0]) > 1:
-                pairs.append((self._logits_of_generated(probe[0]), expected[0]))
-            difference = max((a - b).abs().max().item() for a, b in pairs)
-        except torch.OutOfMemoryError as error:
-            raise ModelError(
-                f"The memory of {self.device} does not suffice for this model and a few prompts ({error}).",
-                "Use a GPU with more memory or one that nothing else uses, a smaller dtype, or a smaller model.",
-            ) from error
-        except (AttributeError, IndexError, KeyError, ModelError, RuntimeError, TypeError, ValueError) as error:
-            return f"{type(error).__name__}: {error}"
-        if not difference <= TOLERANCES[self.model.dtype]:
-            return f"logits differ by {difference:.2g}"
-        return None
+        self._check_mixing(ids[-1])
+        found: list[torch.Tensor] = [torch.empty(0)] * len(ids)
+        for indices, logits in self.last_logits(ids, max(max(map(len, ids)) // 2, 1)):
+            for i, row in zip(indices, logits, strict=True):
+                found[i] = row
+        return torch.stack(found)
 
-    def _plain_logits(self, ids: Sequence[Sequence[int]], pad_id: int) -> torch.Tensor:
-        self.model.set_attn_implementation(self._plain_attention)
-        with torch.inference_mode():
-            return torch.cat([plain.last_logits(self.model, [one], pad_id) for one in ids])
+    def _check_mixing(self, ids: Sequence[int]) -> None:
+        """Check that nothing but attention, in every layer, carries anything from token to token.
 
-    def _logits_of_generated(self, ids: Sequence[int]) -> torch.Tensor:
-        """Logits after a prompt whose last token comes as if it had been generated."""
-        decoder, slots = self.decoder(frozenset(), 1), Slots(1, len(ids), self.device)
-        decoder.enter([ids[:-1]], slots)
-        return decoder.step([ids[-1]], slots)[0]
+        State-space and recurrent layers, convolutions and token shifts do: a tree's neighbours are no prompt's.
+        """
+        if not can_set_attention(self.model):
+            raise ModelError(f"{type(self.model).__name__} has an attention of its own", "")
+        attends, positions = OwnTokenOnly(), torch.arange(len(ids), device=self.device)[None]
+        last = [
+            self.forward(torch.tensor([one], device=self.device), positions, positions[0, -1:], attends)
+            for one in (ids, other_token(ids, 0, self.model), other_token(ids, max(len(ids) - 2, 0), self.model))
+        ]
+        n_layers = getattr(self.model.config.get_text_config(), "num_hidden_layers", len(attends.layers))
+        if len(attends.layers) < n_layers:
+            raise ModelError(f"only {len(attends.layers)} of {n_layers} layers are attention layers", "")
+        most = tolerance(last[0], self.model.dtype) / 10
+        if len(ids) > 1 and not max(difference(one, last[0]) for one in last[1:]) <= most:
+            raise ModelError("tokens influence each other by other means than attention", "")
+
+    def probe_steps(self, ids: Sequence[Sequence[int]], n: int) -> torch.Tensor:
+        """Logits [n_prompts, n + 1, vocabulary] after the last tokens of prompts, `n` of them as if generated."""
+        self.probe_last(ids)
+        decoder, slots = self.decoder(frozenset(), len(ids)), Slots(len(ids), max(map(len, ids)), self.device)
+        found = [decoder.enter([one[:-n] for one in ids], slots)]
+        for step in range(n):
+            found.append(decoder.step([one[len(one) - n + step] for one in ids], slots))
+        return torch.stack(found, dim=1)
 
     def decoder(self, end_ids: frozenset[int], n_slots: int) -> Decoder:
         """A decoder of answers with this model."""
