@@ -283,7 +283,7 @@ def train(base: Path, nli_labels: LabelSet, toy_items: pd.DataFrame, tmp_path: P
         chosen = FineTuning.model_validate(defaults | settings)
         job = FineTuningJob(base, items, nli_labels, FIELDS, 64, CPU, chosen, tmp_path / "waiting")
         runs = [
-            FineTuningRun(slug, target, seed, tmp_path / f"{slug}-{seed}")
+            FineTuningRun(slug, target, seed, tmp_path / f"{slug}-{seed}", may_lack_items=slug.startswith("mjd"))
             for seed in seeds
             for slug, target in targets.items()
         ]
@@ -398,6 +398,18 @@ def test_missing_target_names_item_and_system(train: Train, toy_items: pd.DataFr
     hjd = from_counts(toy_items, "hjd", nli_labels)
     with pytest.raises(DataError, match="System varierr: item train-3 has no distribution"):
         train({"varierr": hjd[hjd["uid"] != "train-3"]})
+
+
+def test_a_system_that_lacks_items_trains_as_on_the_others_alone(
+    train: Train, toy_items: pd.DataFrame, nli_labels: LabelSet, caplog: pytest.LogCaptureFixture
+) -> None:
+    """MJDs under `unanswered: drop`."""
+    hjd = from_counts(toy_items, "hjd", nli_labels)
+    lacking = ["train-3", "train-7"]
+    partial = train({"mjd": hjd[~hjd["uid"].isin(lacking)]})
+    assert "trained on 10 of 12 items" in caplog.text
+    alone = train({"mjd": hjd}, items=toy_items[~toy_items["uid"].isin(lacking)])
+    pd.testing.assert_frame_equal(partial, alone, check_exact=True)
 
 
 def test_worker_processes_give_the_same_courses_in_order(

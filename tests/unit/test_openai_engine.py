@@ -226,6 +226,12 @@ def test_refused_prompts_do_not_end_the_job(
     assert engine_.ledger.requests == 19
 
 
+def test_a_parameter_that_is_refused_for_one_prompt_is_the_prompts(reading: Reading, store: Store) -> None:
+    """All requests have the same parameters, and the others are answered."""
+    reading.refuses = {"? 1": (400, {"error": {"message": "bad", "code": "invalid_value", "param": "max_tokens"}}, {})}
+    assert unanswered(dict(engine(reading, store).score(MANY))) == [1, *range(10, 20)]
+
+
 def test_a_first_prompt_that_is_refused_does_not_end_the_job(reading: Reading, store: Store) -> None:
     reading.refuses = {"? 0": (400, UNKNOWN, {})}
     assert unanswered(dict(engine(reading, store).score(MANY))) == [0]

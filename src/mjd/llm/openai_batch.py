@@ -18,7 +18,7 @@ import openai
 from mjd.config import OpenAi
 from mjd.llm.base import Generated, Scored, Unanswered, Usage
 from mjd.llm.ledger import Batch, Booking, Ledger
-from mjd.llm.openai_errors import ReplyError, concerns, is_passing, one_line
+from mjd.llm.openai_errors import ReplyError, is_passing, one_line
 from mjd.llm.openai_replies import ENDPOINT, most_usage
 from mjd.llm.openai_requests import Asked, Response, Unclear
 from mjd.llm.openai_usage import read_usage
@@ -32,6 +32,8 @@ _METADATA = "mjd_batch"
 _ENDED = ("completed", "failed", "expired", "cancelled")
 # A reservation of a batch lapses after the API's window of a day.
 _WINDOW_SECONDS = 26 * 3600.0
+# Names of the parameters of requests, as errors name them.
+_PARAMETERS: dict[str, Any] = dict.fromkeys(("messages", "logprobs", "top_logprobs", "temperature", "max_tokens"))
 
 
 class LineError(Exception):
@@ -187,7 +189,8 @@ def _read(line: Mapping[str, Any], record: dict[str, Any] | None, engine: OpenAi
     key, response = str(line["custom_id"]), line.get("response") or {}
     status, reply = response.get("status_code"), response.get("body")
     if status != 200:
-        return _unanswered(key, status, line.get("error") or reply, reply, engine)
+        said = line.get("error") or reply
+        return _unanswered(key, status, said, reply, Asked(key, record or {}, _PARAMETERS), engine)
     usage, estimated = read_usage(reply, {"messages": (record or {}).get("messages", [])}, engine.count_tokens)
     booking = Booking(usage, estimated)
     if record is None:
@@ -198,13 +201,13 @@ def _read(line: Mapping[str, Any], record: dict[str, Any] | None, engine: OpenAi
         return _Line(key, Unanswered(one_line(error, "")), booking, engine.ending(error, record))
 
 
-def _unanswered(key: str, status: Any, said: Any, reply: Any, engine: OpenAiEngine) -> _Line:
+def _unanswered(key: str, status: Any, said: Any, reply: Any, asked: Asked, engine: OpenAiEngine) -> _Line:
     """A request that a batch did not answer: refused as alone it would be, or not looked at."""
     reason = one_line(said, "")
     if not isinstance(status, int) or is_passing(status):
         return _Line(key, Unanswered(reason, is_final=False))
     error = LineError(status, reply)
-    whom = concerns(status, reply, dict.fromkeys(("messages", "logprobs", "top_logprobs", "temperature")))
+    whom = engine.refusal_concerns(status, reply, asked)
     if whom == "job":
         return _Line(key, Unanswered(reason), end=engine.refused(error, ""))
     if whom == "either":

@@ -28,7 +28,16 @@ from mjd.llm.base import (
     request_key,
 )
 from mjd.llm.openai_batch import holds_open_batch, run_batches
-from mjd.llm.openai_errors import MissingLogprobsError, NoLetterError, ReplyError, UnreadableReplyError, one_line
+from mjd.llm.openai_errors import (
+    ABOUT_THE_REQUEST,
+    Concerns,
+    MissingLogprobsError,
+    NoLetterError,
+    ReplyError,
+    UnreadableReplyError,
+    concerns,
+    one_line,
+)
 from mjd.llm.openai_requests import FAILURES_IN_A_ROW, Asked, Body, ConcurrentRequests, Response, Unclear
 from mjd.llm.openai_usage import bytes_count
 from mjd.llm.store import record_kind, request_record
@@ -173,6 +182,15 @@ class OpenAiEngine(Engine):
                 raise self.incomplete(1, outage.reason)
         yield from ((i, Unanswered(f"the endpoint refuses this prompt: {found.reason}")) for i, found in unclear)
 
+    def refusal_concerns(self, status: int, body: Any, asked: Asked) -> Concerns:
+        """Whom a refusal concerns (`openai_errors.concerns`).
+
+        All requests of a kind have the same settings: what is wrong with one while others are answered is its prompt.
+        """
+        whom = concerns(status, body, asked.body)
+        about_settings = whom == "job" and status in ABOUT_THE_REQUEST
+        return "prompt" if about_settings and record_kind(asked.record) in self._answered else whom
+
     def _ever_answered(self, kind: str) -> bool:
         """True when the endpoint answered a request of this kind, now or in an earlier job."""
         return kind in self._answered or self.ledger.has_answered
@@ -276,7 +294,7 @@ class OpenAiEngine(Engine):
         """The error of an endpoint that will not answer, without the key in it."""
         status = getattr(error, "status_code", None)
         check = f"base_url, the model's name, {self.settings.api_key_env} and the account"
-        if status in (400, 413, 422):
+        if status in ABOUT_THE_REQUEST:
             check = "the model's name, top_logprobs, max_tokens_key and chat_template_kwargs, which every request holds"
         return ModelError(
             f"{self.settings.base_url} refused a request for {self.model} ({one_line(error, key, 400)}).",

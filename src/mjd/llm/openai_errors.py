@@ -56,7 +56,7 @@ _JOB = re.compile(
     re.IGNORECASE,
 )
 # Statuses of requests that may be wrong in their prompt as well as in their settings.
-_ABOUT_THE_REQUEST = (400, 413, 422)
+ABOUT_THE_REQUEST = (400, 413, 422)
 
 
 def concerns(status: int, body: Any, sent: Mapping[str, Any]) -> Concerns:
@@ -71,11 +71,11 @@ def concerns(status: int, body: Any, sent: Mapping[str, Any]) -> Concerns:
         sent: the request's JSON body, whose keys are the names of its parameters.
     """
     said = " ".join(_texts(body))
-    if status in (403, 451, *_ABOUT_THE_REQUEST) and _PROMPT.search(said):
+    if status in (403, 451, *ABOUT_THE_REQUEST) and _PROMPT.search(said):
         return "prompt"
     if status == 451:
         return "prompt"
-    if status not in _ABOUT_THE_REQUEST:
+    if status not in ABOUT_THE_REQUEST:
         return "job"
     named = _parameter(body, sent)
     if named not in (None, "messages") or _JOB.search(said):

@@ -21,7 +21,7 @@ import openai
 from mjd.errors import BudgetError
 from mjd.llm import openai_replies as replies
 from mjd.llm.base import Generated, Scored, Unanswered
-from mjd.llm.openai_errors import ReplyError, concerns, is_passing, may_pass, one_line
+from mjd.llm.openai_errors import ReplyError, is_passing, may_pass, one_line
 from mjd.llm.openai_usage import read_usage
 
 if TYPE_CHECKING:
@@ -192,7 +192,7 @@ class ConcurrentRequests:
 
     def _refused(self, error: openai.APIStatusError, one: Asked) -> None:
         """Raise what a refused request means: for the job, for its prompt, or either."""
-        whom = concerns(error.status_code, _error_body(error), one.body)
+        whom = self.engine.refusal_concerns(error.status_code, _error_body(error), one)
         if whom == "job":
             raise self.engine.refused(error, self.key) from None
         if whom == "either":
