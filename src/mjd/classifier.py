@@ -118,7 +118,6 @@ def load_encoder(
     model = model.to(device).eval()
     keep_freed_memory()
     onednn.use_in_linear_layers(model)
-    tokenizer.split_special_tokens = True  # a text that spells [SEP] or </s> is text
     return model, tokenizer
 
 
@@ -130,6 +129,7 @@ def load_tokenizer(directory: str | Path) -> PreTrainedTokenizerBase:
         raise ModelError(
             f"{directory} has no usable tokenizer ({error}).", "Give a model directory with its tokenizer's files."
         ) from error
+    tokenizer.split_special_tokens = True  # a text that spells [SEP] or </s> is text
     return tokenizer
 
 

@@ -12,6 +12,7 @@ from mjd.llm import openai_markers
 from mjd.llm.base import Generate, Generated, Message, Score, Scored, Usage
 from mjd.llm.openai_errors import MissingLogprobsError, NoLetterError, UnreadableReplyError, WithheldReplyError
 from mjd.llm.openai_usage import bytes_count, read_usage
+from mjd.reasoning import after_reasoning
 
 ENDPOINT: Literal["/v1/chat/completions"] = "/v1/chat/completions"
 # Tokens that a chat template adds around a message, at most.
@@ -27,9 +28,6 @@ _WITHHELD = re.compile(
     r"filter|safety|refus|block|prohibit|policy|moderat|sensitive|recitation|spii|toxic|guardrail|flagged|compliance"
 )
 _BROKEN_OFF = re.compile(r"error|abort|cancel|time_?out|fail|overload|insufficient|malformed|interrupt")
-# A reasoning block at the start of an answer; some templates open it in the prompt.
-_REASONING = re.compile(r"\s*<(?P<tag>think|thinking|reasoning|thought)>.*?(?:</(?P=tag)>|\Z)", re.DOTALL)
-_REASONING_END = re.compile(r"\A.*</(?:think|thinking|reasoning|thought)>", re.DOTALL)
 
 
 def score_body(
@@ -89,7 +87,7 @@ def read_answer(reply: Mapping[str, Any], usage: Usage | None = None) -> Generat
         raise UnreadableReplyError("a reply has no message")
     text = _text(message.get("content"))
     ended = _finish(choice.get("finish_reason"))
-    if not _after_reasoning(text).strip():
+    if not (after_reasoning(text) or "").strip():
         raise _without_answer(choice, message, text, ended)
     return Generated(text, ended, usage or _usage(reply))
 
@@ -130,12 +128,6 @@ def _text(content: Any) -> str:
             raise UnreadableReplyError(f"the content of a reply has a part that is no text ({kind!r})")
         found.append(text)
     return "".join(found)
-
-
-def _after_reasoning(text: str) -> str:
-    """What follows the reasoning block of an answer; nothing where the block is not closed."""
-    opened = _REASONING.match(text)
-    return text[opened.end() :] if opened else _REASONING_END.sub("", text)
 
 
 def _without_answer(
