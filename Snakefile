@@ -11,7 +11,9 @@ SOURCE = str(Path(workflow.basedir) / "src")
 sys.path.insert(0, SOURCE)
 os.environ.update(PYTHONPATH=SOURCE)
 
-from mjd.config import load_config
+from snakemake.common.configfile import load_configfile
+
+from mjd.config import load_config, resolve
 from mjd.errors import ConfigError
 
 if not workflow.overwrite_configfiles:
@@ -20,6 +22,9 @@ if not workflow.overwrite_configfiles:
 
 
 try:
+    # Snakemake would take `--config encoders={}` for nothing to add; jobs get what is resolved here.
+    layers = [load_configfile(file) for file in workflow.configfiles]
+    config = resolve(layers, workflow.config_settings.config)
     CONFIG = load_config(config)
 except ConfigError as error:
     raise WorkflowError(str(error)) from None
@@ -35,7 +40,7 @@ wildcard_constraints:
     selection="first|longest|all",
     mode="implicit|explicit|plain",
     transform="|".join(CONFIG.scoring.transforms),
-    encoder="|".join(CONFIG.encoders),
+    encoder="|".join(CONFIG.encoders) or "none",
     llm=r"[a-z0-9][a-z0-9._-]*",
 
 
@@ -46,10 +51,16 @@ include: "workflow/rules/explain.smk"
 include: "workflow/rules/select.smk"
 include: "workflow/rules/score.smk"
 include: "workflow/rules/compare.smk"
-include: "workflow/rules/finetune.smk"
-include: "workflow/rules/ood.smk"
 include: "workflow/rules/plan.smk"
 include: "workflow/rules/analyses.smk"
+
+
+if CONFIG.encoders:
+
+    include: "workflow/rules/finetune.smk"
+    include: "workflow/rules/ood.smk"
+
+
 include: "workflow/rules/fidelity.smk"
 
 
@@ -93,8 +104,8 @@ rule mjds:
 rule data:
     input:
         rules.load_items.output,
-        rules.load_pairs.output,
-        rules.load_ood.output,
+        rules.load_pairs.output if CONFIG.data.pairs else [],
+        rules.load_ood.output if CONFIG.data.ood else [],
     message:
         "All data sets"
 

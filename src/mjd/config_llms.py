@@ -67,11 +67,10 @@ class OpenAi(Settings):
     batch_size: int = Field(5000, ge=1, le=50_000, description="Requests a batch.")
     batch_poll: float = Field(30, gt=0, description="Seconds between looks at a batch.")
 
-    @field_validator("api_key_env", mode="before")
+    @field_validator("api_key_env")
     @classmethod
-    def _null_from_the_command_line(cls, name: str | None) -> str | None:
-        """`--config` hands a nested null over as text."""
-        return None if name in ("null", "") else name
+    def _empty_is_none(cls, name: str | None) -> str | None:
+        return name or None
 
     @field_validator("base_url")
     @classmethod

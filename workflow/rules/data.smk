@@ -78,54 +78,59 @@ rule load_items:
         "../scripts/load_items.py"
 
 
-rule load_pairs:
-    input:
-        files=given(CONFIG.data.pairs.path),
-        sources=source_directories(CONFIG.data.pairs.loader),
-    output:
-        f"{RESULTS}/data/pairs.parquet",
-    log:
-        f"{LOGS}/load_pairs.log",
-    benchmark:
-        f"{BENCHMARKS}/load_pairs.tsv"
-    priority: CHECKS_FIRST
-    conda:
-        "../envs/mjd.yaml"
-    threads: 1
-    resources:
-        mem_mb=2000,
-        runtime=10,
-    params:
-        data=CONFIG.data.pairs.model_dump(),
-        task=CONFIG.task.model_dump(),
-    message:
-        "Labelled pairs for the base classifier"
-    script:
-        "../scripts/load_pairs.py"
+# Classifiers alone need pairs and OOD rounds: a configuration without encoders may leave them out.
+if CONFIG.data.pairs:
+
+    rule load_pairs:
+        input:
+            files=given(CONFIG.data.pairs.path),
+            sources=source_directories(CONFIG.data.pairs.loader),
+        output:
+            f"{RESULTS}/data/pairs.parquet",
+        log:
+            f"{LOGS}/load_pairs.log",
+        benchmark:
+            f"{BENCHMARKS}/load_pairs.tsv"
+        priority: CHECKS_FIRST
+        conda:
+            "../envs/mjd.yaml"
+        threads: 1
+        resources:
+            mem_mb=2000,
+            runtime=10,
+        params:
+            data=CONFIG.data.pairs.model_dump(),
+            task=CONFIG.task.model_dump(),
+        message:
+            "Labelled pairs for the base classifier"
+        script:
+            "../scripts/load_pairs.py"
 
 
-rule load_ood:
-    input:
-        files=given(CONFIG.data.ood.path),
-        sources=source_directories(CONFIG.data.ood.loader),
-    output:
-        f"{RESULTS}/data/ood.parquet",
-    log:
-        f"{LOGS}/load_ood.log",
-    benchmark:
-        f"{BENCHMARKS}/load_ood.tsv"
-    priority: CHECKS_FIRST
-    conda:
-        "../envs/mjd.yaml"
-    threads: 1
-    resources:
-        mem_mb=1000,
-        runtime=10,
-    params:
-        data=CONFIG.data.ood.model_dump(),
-        task=CONFIG.task.model_dump(),
-        limit=CONFIG.limit,
-    message:
-        "Out-of-distribution test rounds"
-    script:
-        "../scripts/load_ood.py"
+if CONFIG.data.ood:
+
+    rule load_ood:
+        input:
+            files=given(CONFIG.data.ood.path),
+            sources=source_directories(CONFIG.data.ood.loader),
+        output:
+            f"{RESULTS}/data/ood.parquet",
+        log:
+            f"{LOGS}/load_ood.log",
+        benchmark:
+            f"{BENCHMARKS}/load_ood.tsv"
+        priority: CHECKS_FIRST
+        conda:
+            "../envs/mjd.yaml"
+        threads: 1
+        resources:
+            mem_mb=1000,
+            runtime=10,
+        params:
+            data=CONFIG.data.ood.model_dump(),
+            task=CONFIG.task.model_dump(),
+            limit=CONFIG.limit,
+        message:
+            "Out-of-distribution test rounds"
+        script:
+            "../scripts/load_ood.py"
