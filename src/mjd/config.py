@@ -35,6 +35,7 @@ from mjd.config_prompts import Prompts as Prompts
 from mjd.config_prompts import check_templates as check_templates
 from mjd.errors import ConfigError
 from mjd.labels import LabelSet
+from mjd.orders import cure, too_many
 from mjd.registry import ModelEntry
 from mjd.settings import Settings, check, check_distinct, check_fits_paths, check_known
 
@@ -148,6 +149,12 @@ class Scoring(Settings):
         "all",
         description="Explanation orders: all, cyclic (each explanation once in each place), or a seeded number. "
         "All option orders are always scored.",
+    )
+    most_prompts_per_item: int = Field(
+        20_000,
+        ge=2,
+        description="Most prompts of one item (orders of its explanations times orders of its options): more are "
+        "refused before any LLM works.",
     )
     transforms: dict[str, Annotated[Transform, WrapValidator(_by_kind)]] = Field(
         {"softmax": Softmax()},
@@ -358,6 +365,15 @@ class Config(Settings):
             )
         if model.api and self.budget_usd is not None and isinstance(entry, Llm) and entry.prices is None:
             raise ValueError(f"budget_usd needs {key}.prices, or the job could not tell what it spends")
+
+    @model_validator(mode="after")
+    def _orders_end(self) -> Self:
+        """What is known without the items: prompts without explanations, and with one for each label."""
+        n_labels, most, orders = len(self.task.labels), self.scoring.most_prompts_per_item, self.scoring.orders
+        for source, n in (("none", 0), ("lf", n_labels)):
+            if source in self.explanations.sources and (problem := too_many(n, n_labels, orders, most)):
+                raise ValueError(f"source {source}: {problem}. {cure(n, n_labels, orders, most)}".removesuffix("."))
+        return self
 
     @model_validator(mode="after")
     def _norm_has_logits(self) -> Self:

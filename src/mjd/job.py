@@ -80,9 +80,13 @@ def engine_of(snakemake: Any, store: Store) -> Iterator[Engine]:
     from mjd.llm.engines import build_engine
     from mjd.llm.ledger import Ledger
     from mjd.llm.store import one_at_a_time
+    from mjd.prompt_counts import check_prompts_per_item
 
     config = load_config(snakemake.config)
     settings = config.llms[snakemake.wildcards.llm]
+    # Rule load_items has checked this; `scoring` may have changed since, which runs no rule before this one again.
+    human = io.read_parquet(f"{config.results_dir}/data/human_explanations.parquet")
+    check_prompts_per_item(config, train_items(io.read_parquet(snakemake.input.data_items)), human)
     identity = snakemake.params.engine["identity"]
     ledger = Ledger(store, identity, settings.prices, config.budget_usd)
     engine = build_engine(settings, snakemake.input.get("model") or "", identity, Workplace(snakemake.threads, ledger))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
@@ -21,6 +22,7 @@ from mjd.llm.base import Engine, Score, Scored, request_key
 from mjd.llm.store import Store, request_record
 from mjd.llm.tally import Tally
 from mjd.logs import Progress
+from mjd.orders import n_explanation_orders
 from mjd.prompts import Explanation, ScorePrompt, score_prompts
 
 # Fresh scores are written out at least this often; a kill loses no more than this and the pass in progress.
@@ -198,9 +200,9 @@ def score_items(
 
     Prompts already in `cache` are not scored again. `score_*` is in label order, whatever the option order was.
     """
-    prompts = list(item_prompts(items, explanations, settings))
+    prompts = item_prompts(items, explanations, settings)
     rows: list[tuple[Any, ...]] = []
-    with Progress(what, sum(len(of_item) for _, of_item in prompts), "prompts") as progress:
+    with Progress(what, n_prompts(items, explanations, settings), "prompts") as progress:
         progress.note = engine.note
         try:
             for group in _groups(prompts, engine.prompts_per_call):
@@ -212,7 +214,16 @@ def score_items(
     return pd.DataFrame(rows, columns=[*columns, "label_mass"])
 
 
-def _groups(prompts: list[tuple[str, list[ScorePrompt]]], size: int | None) -> Iterator[list[tuple[str, ScorePrompt]]]:
+def n_prompts(items: pd.DataFrame, explanations: pd.DataFrame | None, settings: PromptSettings) -> int:
+    """How many prompts `item_prompts` gives, without making them."""
+    shown = explanations_by_item(explanations if settings.mode != "plain" else None)
+    numbers = (n_explanation_orders(len(shown.get(str(uid), ())), settings.orders) for uid in items["uid"])
+    return sum(numbers) * math.factorial(len(settings.labels))
+
+
+def _groups(
+    prompts: Iterable[tuple[str, list[ScorePrompt]]], size: int | None
+) -> Iterator[list[tuple[str, ScorePrompt]]]:
     """Whole items together, at most `size` prompts a group where items allow it; None is one group."""
     group: list[tuple[str, ScorePrompt]] = []
     for uid, of_item in prompts:
