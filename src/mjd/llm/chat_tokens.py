@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import TemplateError
-from transformers import AutoTokenizer
 
+from mjd.checkpoints import load_tokenizer
 from mjd.errors import ModelError
 from mjd.llm.base import Message
 
@@ -31,7 +31,7 @@ class ChatTokenizer:
     """
 
     def __init__(self, directory: str | Path, chat_template: str, name: str, longest: int | None = None) -> None:
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(directory)
+        self.tokenizer: Any = load_tokenizer(directory, name)
         self.name = name
         template = self.tokenizer.chat_template
         self.is_plain = chat_template == "none" or not template
@@ -59,9 +59,10 @@ class ChatTokenizer:
                     chat, tokenize=False, add_generation_prompt=True, strftime_now=DAY.strftime
                 )
             )
-        except TemplateError as error:
+        except Exception as error:  # templates are programs: they raise what they like
+            said = str(error) if isinstance(error, TemplateError) else f"{type(error).__name__}: {error}"
             raise ModelError(
-                f"The chat template of {self.name} refuses a prompt ({error}).",
+                f"The chat template of {self.name} refuses a prompt ({said}).",
                 "Where it knows no system role, set prompts.system: null; or set the LLM's chat_template: none.",
             ) from None
 
@@ -110,4 +111,7 @@ class ChatTokenizer:
 
 def _config_value(path: Path, key: str) -> Any:
     """A value of a model directory's JSON file; None where there is none."""
-    return json.loads(path.read_text(encoding="utf-8")).get(key) if path.is_file() else None
+    try:
+        return json.loads(path.read_text(encoding="utf-8")).get(key) if path.is_file() else None
+    except (OSError, ValueError, AttributeError) as error:
+        raise ModelError(f"{path} holds no JSON keys ({error}).", "Download the model again.") from error

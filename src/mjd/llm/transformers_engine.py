@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 import transformers
-from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM
 
 from mjd import onednn
+from mjd.checkpoints import check_quantisation, check_unread_weights, loading
 from mjd.config import Llm
 from mjd.devices import keep_freed_memory, resolve_device, set_threads
 from mjd.errors import ModelError
@@ -51,7 +51,7 @@ class TransformersEngine(Engine):
         # Enough that free slots find further prompts.
         self.answers_per_call = max(48, 2 * settings.batch_size)
         self.device = resolve_device(settings.device)
-        self.model: Any = _load(directory, getattr(torch, settings.dtype), identity).to(self.device).eval()
+        self.model: Any = _load(directory, getattr(torch, settings.dtype), identity, self.device).eval()
         onednn.use_in_linear_layers(self.model)
         longest = getattr(self.model.config, "max_position_embeddings", None)
         self.tokens = ChatTokenizer(directory, settings.chat_template, identity, longest)
@@ -141,16 +141,20 @@ class TransformersEngine(Engine):
             yield from plain.generate_batch(self.model, {i: ids[i] for i in batch}, requests, self.pad_id, self.end_ids)
 
 
-def _load(directory: str | Path, dtype: torch.dtype, name: str) -> Any:
-    """The model of a directory; one that lacks weights is refused: Transformers would draw them at random."""
-    try:
-        model, loaded = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, output_loading_info=True)
-    except (OSError, RuntimeError, SafetensorError, ValueError) as error:
-        raise ModelError(
-            f"{name} cannot be loaded as a language model ({error}).",
-            "Give a complete directory (config.json, safetensors) of an architecture that Transformers knows; remove a "
-            "damaged copy and download it again.",
-        ) from error
+def _load(directory: str | Path, dtype: torch.dtype, name: str, device: torch.device) -> Any:
+    """The model of a directory on its device; one that lacks weights is refused: Transformers would draw some."""
+    cure = (
+        "Give a complete directory (config.json, safetensors) of an architecture that Transformers knows; remove a "
+        "damaged copy and download it again."
+    )
+    check_quantisation(directory, name)
+    with loading(directory, name, "a language model", cure):
+        model, loaded = AutoModelForCausalLM.from_pretrained(
+            directory, dtype=dtype, output_loading_info=True, trust_remote_code=False
+        )
+        if not (getattr(model, "is_loaded_in_4bit", False) or getattr(model, "is_loaded_in_8bit", False)):
+            model = model.to(device)  # bitsandbytes has put its models where they belong
+    check_unread_weights(loaded["unexpected_keys"], name)
     # Weights that a model shares between layers (tied embeddings) are not among the missing ones.
     missing = sorted(loaded["missing_keys"])
     if missing:
