@@ -9,12 +9,14 @@ min_version("9.0")
 # Jobs import the package from this checkout, whatever environment runs them.
 SOURCE = str(Path(workflow.basedir) / "src")
 sys.path.insert(0, SOURCE)
-os.environ.update(PYTHONPATH=SOURCE)
+# They end with this process.
+os.environ.update(PYTHONPATH=SOURCE, MJD_SNAKEMAKE_PID=str(os.getpid()))
 
 from snakemake.common.configfile import load_configfile
 
 from mjd.config import load_config, resolve
 from mjd.errors import ConfigError
+from mjd.interruption import end_jobs_on_signals
 
 if not workflow.overwrite_configfiles:
 
@@ -70,6 +72,10 @@ ANALYSES = ["bias", "first_token"] + ["convergence"] * bool(ALL_ORDERS)
 COMPARISONS = (
     ["distribution_comparison", "finding"] if CONFIG.task.train_hjd != "none" else []
 )
+
+
+onstart:
+    end_jobs_on_signals(workflow.local_exec)
 
 
 rule all:

@@ -30,6 +30,7 @@ from mjd.distributions import Floats, Ints, aligned, from_counts
 from mjd.errors import DataError, ModelError
 from mjd.finished_runs import FinishedRuns
 from mjd.labels import LabelSet
+from mjd.locks import only_process
 from mjd.logs import Progress
 from mjd.metrics import cross_entropy, f1, majority
 
@@ -252,7 +253,9 @@ def finetune_systems(job: FineTuningJob, runs: Sequence[FineTuningRun], processe
         aligned(train["uid"], run.target, job.labels, f"System {run.slug}")
     history: list[pd.DataFrame] = []
     outputs: dict[str, str | Path] = {}
-    with Progress("fine-tuning", len(runs), "runs") as progress:
+    waiting = Path(job.waiting_dir)
+    lock = only_process(waiting.with_name(f"{waiting.name}.lock"), f"fine-tuning in {waiting}")
+    with lock, Progress("fine-tuning", len(runs), "runs") as progress:
         for run, ended in zip(runs, _ended(job, runs, processes), strict=True):
             course = ended.course
             history.append(course.assign(system=run.slug, seed=run.seed))
@@ -262,7 +265,7 @@ def finetune_systems(job: FineTuningJob, runs: Sequence[FineTuningRun], processe
                 progress.cached()
             else:
                 progress.done()
-    FinishedRuns(job.waiting_dir).hand_over(outputs)
+        FinishedRuns(waiting).hand_over(outputs)
     columns = schemas.columns(schemas.training_history())
     return pd.concat(history, ignore_index=True)[columns] if history else pd.DataFrame(columns=columns)
 
@@ -284,8 +287,13 @@ def _ended(job: FineTuningJob, runs: Sequence[FineTuningRun], processes: int) ->
         return
     # loky's workers are fresh processes (no fork of torch's threads) that leave the main script alone.
     n, given = min(processes, len(runs)), (job, os.getpid())
-    with loky.ProcessPoolExecutor(n, initializer=_start_worker, initargs=given) as pool:
+    pool = loky.ProcessPoolExecutor(n, initializer=_start_worker, initargs=given)
+    try:
         yield from pool.map(_run_in_worker, runs)
+    except BaseException:
+        pool.shutdown(kill_workers=True)  # it would wait for the runs under way
+        raise
+    pool.shutdown()
 
 
 # What a worker process was started for, and its tuner once the first run has asked for it.

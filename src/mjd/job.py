@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 from mjd import io
 from mjd.config import load_config
 from mjd.errors import MjdError
+from mjd.interruption import closing_on_signals
 from mjd.labels import LabelSet, label_set
+from mjd.locks import only_process
 from mjd.logs import logging_to
 
 if TYPE_CHECKING:
@@ -28,10 +30,14 @@ log = logging.getLogger("mjd")
 
 @contextmanager
 def job(snakemake: Any) -> Iterator[None]:
-    """Run a script's body: log to the rule's log and stderr; an `MjdError` ends the job with its message alone."""
+    """Run a script's body: log to the rule's log and stderr; an `MjdError` ends the job with its message alone.
+
+    A signal that ends the job closes what the body has opened first.
+    """
     with logging_to(snakemake.log[0] if snakemake.log else None):
         try:
-            yield
+            with closing_on_signals():
+                yield
         except MjdError as error:
             log.error("rule %s: %s", snakemake.rule, error)
             sys.exit(1)
@@ -77,7 +83,7 @@ def engine_of(snakemake: Any, store: Store) -> Iterator[Engine]:
     from the configuration, so that changing it runs no finished job again.
     """
     from mjd.llm.base import Workplace
-    from mjd.llm.engines import build_engine
+    from mjd.llm.engines import build_engine, engine_class
     from mjd.llm.ledger import Ledger
     from mjd.llm.store import one_at_a_time
     from mjd.prompt_counts import check_prompts_per_item
@@ -89,13 +95,21 @@ def engine_of(snakemake: Any, store: Store) -> Iterator[Engine]:
     check_prompts_per_item(config, train_items(io.read_parquet(snakemake.input.data_items)), human)
     identity = snakemake.params.engine["identity"]
     ledger = Ledger(store, identity, settings.prices, config.budget_usd)
-    engine = build_engine(settings, snakemake.input.get("model") or "", identity, Workplace(snakemake.threads, ledger))
-    turn = one_at_a_time(store.path, identity) if engine.is_paid else nullcontext()
-    try:
-        with turn:
-            yield engine
-    finally:
-        engine.close()
+    # Two runs may share results_dir and not Snakemake's lock: other working directories, --nolock, two configurations.
+    output = Path(snakemake.output[0])
+    lock = store.path.parent / "locks" / output.relative_to(config.results_dir).with_suffix(".lock")
+    is_paid = engine_class(settings.engine).is_paid
+    with nullcontext() if is_paid else only_process(lock, f"work on {output}"):
+        engine = build_engine(
+            settings, snakemake.input.get("model") or "", identity, Workplace(snakemake.threads, ledger)
+        )
+        try:
+            if is_paid:
+                store.check_writable()
+            with one_at_a_time(store.path, identity) if is_paid else nullcontext():
+                yield engine
+        finally:
+            engine.close()
 
 
 def encoder_settings(snakemake: Any) -> dict[str, Any]:

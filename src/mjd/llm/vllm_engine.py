@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -149,12 +150,17 @@ class Worker:
             encoding="utf-8",
             errors="replace",  # compilers and drivers write to standard error in any encoding
             env=environment,
+            start_new_session=True,  # its processes end together, and no terminal's Ctrl-C comes between
         )
         self._listener = threading.Thread(target=self._listen, args=(self._process.stderr,), daemon=True)
         self._listener.start()
         log.info("starting vLLM (%s)", python)
-        self._send(arguments)
-        self._receive()
+        try:
+            self._send(arguments)
+            self._receive()
+        except BaseException:  # the job was told to end meanwhile
+            self._kill()
+            raise
         log.info("vLLM is ready")
 
     def ask(self, requests: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -167,15 +173,22 @@ class Worker:
             yield self._reply()
 
     def close(self) -> None:
-        """Let the worker end, by force after half a minute."""
+        """Let the worker end, by force after half a minute, or at once where it is still at work."""
+        if self._owed:
+            self._kill()
+            return
         if self._process.stdin:
             with contextlib.suppress(BrokenPipeError):  # it is dead already
                 self._process.stdin.close()
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=30)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        self._kill()
+
+    def _kill(self) -> None:
+        """End whatever is left of the worker and of the processes that vLLM has started for it."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
 
     def _send(self, message: Any) -> None:
         stdin = self._process.stdin
