@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from mjd.caches import cache_environment
 from mjd.config import Llm
 from mjd.errors import ModelError
 from mjd.llm.base import Engine, EngineInfo, Generate, Generated, Score, Scored, ScoreKind, Usage, Workplace
@@ -265,7 +266,7 @@ def vllm_version(python: str, required: bool = True) -> str:
 def worker_environment(settings: Llm, threads: int) -> dict[str, str]:
     """Environment of the worker: no network, no usage statistics, and on CPU the job's cores and cache size.
 
-    What the user has set already stays.
+    What the user has set already stays, but for caches that cannot be written: they go to temporary directories.
     """
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(threads))
     defaults = {
@@ -277,7 +278,7 @@ def worker_environment(settings: Llm, threads: int) -> dict[str, str]:
     }
     # mjd lets PyTorch's waiting threads sleep; vLLM's have their cores to themselves and are faster when they spin.
     given = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
-    return defaults | given | {"PYTHONPATH": str(SOURCE)}
+    return defaults | given | cache_environment(given) | {"PYTHONPATH": str(SOURCE)}
 
 
 def _llm_arguments(directory: str | Path, settings: Llm) -> dict[str, Any]:
