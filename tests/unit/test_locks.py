@@ -19,7 +19,13 @@ from mjd.errors import DataError
 from mjd.locks import check_locks, in_turn, only_process
 from tests.workflow.conftest import ROOT
 
-HOLD = "import sys, time; from mjd.locks import only_process\nwith only_process(sys.argv[1], 'scoring'):\n    print('held', flush=True); time.sleep(60)"
+HOLD = """
+import sys, time
+from mjd.locks import only_process
+with only_process(sys.argv[1], "scoring"):
+    print("held", flush=True)
+    time.sleep(60)
+"""
 # File systems without locks, as programs meet them: every lock fails.
 NO_LOCKS = """
 #define _GNU_SOURCE
@@ -33,8 +39,11 @@ static int passed(const char *name, int fd, int what, void *value) {
     int (*real)(int, int, void *) = dlsym(RTLD_NEXT, name);
     return real(fd, what, value);
 }
-int fcntl(int fd, int what, ...) { va_list l; va_start(l, what); void *v = va_arg(l, void *); va_end(l); return passed("fcntl", fd, what, v); }
-int fcntl64(int fd, int what, ...) { va_list l; va_start(l, what); void *v = va_arg(l, void *); va_end(l); return passed("fcntl64", fd, what, v); }
+#define WRAP(name) int name(int fd, int what, ...) { \\
+    va_list all; va_start(all, what); void *value = va_arg(all, void *); va_end(all); \\
+    return passed(#name, fd, what, value); }
+WRAP(fcntl)
+WRAP(fcntl64)
 """
 
 
@@ -52,9 +61,9 @@ def test_lock_held_by_another_process_is_refused_and_named(tmp_path: Path) -> No
     path = tmp_path / "store" / "work.lock"
     process = holder(path)
     try:
-        with pytest.raises(DataError, match=rf"The scoring is being done by process {process.pid} on .* since 20"):
-            with only_process(path, "scoring"):
-                pass
+        message = rf"The scoring is being done by process {process.pid} on .* since 20"
+        with pytest.raises(DataError, match=message), only_process(path, "scoring"):
+            pass
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
@@ -79,9 +88,9 @@ def test_file_system_without_locks_is_named_with_its_cure(
 
     monkeypatch.setattr(fcntl, "flock", none)
     monkeypatch.setattr(fcntl, "lockf", none)
-    with pytest.raises(DataError, match="gives no file locks.*nothing was asked for") as error:
-        with in_turn(tmp_path / "x.lock", "asking a paid model"):
-            pass
+    message = r"gives no file locks.*nothing was asked for"
+    with pytest.raises(DataError, match=message) as error, in_turn(tmp_path / "x.lock", "asking a paid model"):
+        pass
     assert "Put results_dir on a local disk" in error.value.cure
     with pytest.raises(DataError, match="gives no file locks"):
         check_locks(tmp_path, "the response store")
