@@ -75,6 +75,7 @@ COMPARISONS = (
 
 
 onstart:
+    limit_gpus_of_run()
     end_jobs_on_signals(workflow.local_exec)
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from mjd.llm.engines import ENGINES
 from mjd.settings import Settings, check_known
@@ -14,7 +14,12 @@ from mjd.settings import Settings, check_known
 class Resources(Settings):
     """What a job asks of the machine or cluster."""
 
-    gpu: int = Field(0, ge=0, description="GPUs for the job (0 runs on CPU).")
+    gpu: int = Field(
+        0,
+        ge=0,
+        description="GPUs for the job: it sees these alone, and on one machine jobs wait for free ones. "
+        "0 asks for none: the job shares whatever the machine has (device).",
+    )
     mem_mb: int = Field(3500, ge=1, description="Memory in MB.")
     runtime: int = Field(240, ge=1, description="Minutes.")
     threads: int = Field(2, ge=1, description="CPU threads.")
@@ -143,6 +148,15 @@ class Llm(Settings):
     def _known_engine(cls, engine: str) -> str:
         check_known(engine, ENGINES, "engine")
         return engine
+
+    @model_validator(mode="after")
+    def _gpus_fit(self) -> Self:
+        if self.engine == "vllm" and 0 < self.resources.gpu < self.vllm.tensor_parallel:
+            raise ValueError(
+                f"vllm.tensor_parallel is {self.vllm.tensor_parallel}, but resources.gpu is {self.resources.gpu}: "
+                "a job sees no more GPUs than it asks for"
+            )
+        return self
 
     @property
     def score_kind(self) -> Literal["logit", "logprob"]:

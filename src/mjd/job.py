@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 from mjd import io
 from mjd.config import load_config
 from mjd.errors import MjdError
+from mjd.gpus import take_gpus
 from mjd.interruption import closing_on_signals
 from mjd.labels import LabelSet, label_set
-from mjd.locks import only_process
+from mjd.locks import only_process, unwritable
 from mjd.logs import logging_to
 
 if TYPE_CHECKING:
@@ -40,6 +42,12 @@ def job(snakemake: Any) -> Iterator[None]:
                 yield
         except MjdError as error:
             log.error("rule %s: %s", snakemake.rule, error)
+            sys.exit(1)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+                log.exception("rule %s failed", snakemake.rule)
+            else:
+                log.error("rule %s: %s", snakemake.rule, unwritable(Path(error.filename or "A file"), error))
             sys.exit(1)
         except Exception:
             log.exception("rule %s failed", snakemake.rule)
@@ -100,6 +108,7 @@ def engine_of(snakemake: Any, store: Store) -> Iterator[Engine]:
     lock = store.path.parent / "locks" / output.relative_to(config.results_dir).with_suffix(".lock")
     is_paid = engine_class(settings.engine).is_paid
     with nullcontext() if is_paid else only_process(lock, f"work on {output}"):
+        take_gpus(settings.resources.gpu, settings.device, f"llms.{snakemake.wildcards.llm}")
         engine = build_engine(
             settings, snakemake.input.get("model") or "", identity, Workplace(snakemake.threads, ledger)
         )
@@ -114,11 +123,12 @@ def engine_of(snakemake: Any, store: Store) -> Iterator[Engine]:
 
 def encoder_settings(snakemake: Any) -> dict[str, Any]:
     """Keyword arguments `max_length` and `device` of a rule's encoder; uses the rule's threads."""
+    settings = load_config(snakemake.config).encoders[snakemake.wildcards.encoder]
+    take_gpus(settings.resources.gpu, settings.device, f"encoders.{snakemake.wildcards.encoder}")
     from mjd.devices import resolve_device, set_threads
 
     set_threads(snakemake.threads)
-    settings = load_config(snakemake.config).encoders[snakemake.wildcards.encoder]
-    return {"max_length": settings.max_length, "device": resolve_device(settings.device)}
+    return {"max_length": settings.max_length, "device": resolve_device(settings.device, settings.resources.gpu)}
 
 
 def parallel_runs(snakemake: Any, device: torch.device) -> int:

@@ -50,7 +50,7 @@ class TransformersEngine(Engine):
         self.settings = settings
         # Enough that free slots find further prompts.
         self.answers_per_call = max(48, 2 * settings.batch_size)
-        self.device = resolve_device(settings.device)
+        self.device = resolve_device(settings.device, settings.resources.gpu)
         self.model: Any = _load(directory, getattr(torch, settings.dtype), identity, self.device).eval()
         onednn.use_in_linear_layers(self.model)
         longest = getattr(self.model.config, "max_position_embeddings", None)
