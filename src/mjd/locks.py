@@ -39,18 +39,27 @@ def only_process(path: str | Path, what: str) -> Iterator[None]:
     Raises:
         DataError: another process is doing it; the message names it.
     """
-    with _opened(Path(path)) as handle:
+    path = Path(path)
+    with contextlib.ExitStack() as held:
+        while True:
+            handle = held.enter_context(_opened(path))
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno in _HELD:
+                    raise _held(path, handle, what) from None
+                if error.errno not in NO_LOCKS:
+                    raise
+                log.warning("No locks at %s (%s): make sure that no other run does the %s.", path, error.strerror, what)
+                break
+            if _is_file(handle, path):
+                _sign(handle)
+                break
+            handle.close()  # its last holder has removed it meanwhile
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in _HELD:
-                raise _held(Path(path), handle, what) from None
-            if error.errno not in NO_LOCKS:
-                raise
-            log.warning("No locks at %s (%s): make sure that no other run does the %s.", path, error.strerror, what)
-        else:
-            _sign(handle)
-        yield
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -111,6 +120,13 @@ def _opened(path: Path) -> Iterator[IO[str]]:
         raise unwritable(path, error) from None
     with handle:
         yield handle
+
+
+def _is_file(handle: IO[str], path: Path) -> bool:
+    """Whether an open file still is the one at `path`."""
+    with contextlib.suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(handle.fileno()), path.stat())
+    return False
 
 
 def _sign(handle: IO[str]) -> None:

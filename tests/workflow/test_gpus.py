@@ -32,7 +32,7 @@ def config(tmp_path: Path, gpu: int) -> dict[str, object]:
 def most_at_a_time(log: str) -> int:
     """The most scoring jobs that Snakemake had under way together."""
     running = most = 0
-    for event in re.findall(r"^(?:local)?rule score:|Finished jobid: \d+ \(Rule: score\)", log, re.MULTILINE):
+    for event in re.findall(r"^Job \d+: smollm2 scores|Finished jobid: \d+ \(Rule: score\)", log, re.MULTILINE):
         running += -1 if event.startswith("Finished") else 1
         most = max(most, running)
     return most
