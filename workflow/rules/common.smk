@@ -101,10 +101,10 @@ def limit_gpus_of_run():
     asked = gpus_asked()
     if not any(asked.values()):
         return
-    given = workflow.global_resources.get("gpu")
+    given = workflow.global_resources.get("gpu").value
     found = len(find_gpus()) if workflow.local_exec else None
     try:
-        limit = limit_gpus(asked, None if given is None else given.value, found)
+        limit = limit_gpus(asked, given, found)
     except ConfigError as error:
         raise WorkflowError(str(error)) from None
     if given is None and limit is not None:
