@@ -9,10 +9,14 @@ min_version("9.0")
 # Jobs import the package from this checkout, whatever environment runs them.
 SOURCE = str(Path(workflow.basedir) / "src")
 sys.path.insert(0, SOURCE)
-os.environ.update(PYTHONPATH=SOURCE)
+# They end with this process.
+os.environ.update(PYTHONPATH=SOURCE, MJD_SNAKEMAKE_PID=str(os.getpid()))
 
-from mjd.config import load_config
+from snakemake.common.configfile import load_configfile
+
+from mjd.config import load_config, resolve
 from mjd.errors import ConfigError
+from mjd.interruption import end_jobs_on_signals
 
 if not workflow.overwrite_configfiles:
 
@@ -20,6 +24,9 @@ if not workflow.overwrite_configfiles:
 
 
 try:
+    # Snakemake would take `--config encoders={}` for nothing to add; jobs get what is resolved here.
+    layers = [load_configfile(file) for file in workflow.configfiles]
+    config = resolve(layers, workflow.config_settings.config)
     CONFIG = load_config(config)
 except ConfigError as error:
     raise WorkflowError(str(error)) from None
@@ -35,7 +42,7 @@ wildcard_constraints:
     selection="first|longest|all",
     mode="implicit|explicit|plain",
     transform="|".join(CONFIG.scoring.transforms),
-    encoder="|".join(CONFIG.encoders),
+    encoder="|".join(CONFIG.encoders) or "none",
     llm=r"[a-z0-9][a-z0-9._-]*",
 
 
@@ -46,10 +53,16 @@ include: "workflow/rules/explain.smk"
 include: "workflow/rules/select.smk"
 include: "workflow/rules/score.smk"
 include: "workflow/rules/compare.smk"
-include: "workflow/rules/finetune.smk"
-include: "workflow/rules/ood.smk"
 include: "workflow/rules/plan.smk"
 include: "workflow/rules/analyses.smk"
+
+
+if CONFIG.encoders:
+
+    include: "workflow/rules/finetune.smk"
+    include: "workflow/rules/ood.smk"
+
+
 include: "workflow/rules/fidelity.smk"
 
 
@@ -59,6 +72,11 @@ ANALYSES = ["bias", "first_token"] + ["convergence"] * bool(ALL_ORDERS)
 COMPARISONS = (
     ["distribution_comparison", "finding"] if CONFIG.task.train_hjd != "none" else []
 )
+
+
+onstart:
+    limit_gpus_of_run()
+    end_jobs_on_signals(workflow.local_exec)
 
 
 rule all:
@@ -93,8 +111,8 @@ rule mjds:
 rule data:
     input:
         rules.load_items.output,
-        rules.load_pairs.output,
-        rules.load_ood.output,
+        rules.load_pairs.output if CONFIG.data.pairs else [],
+        rules.load_ood.output if CONFIG.data.ood else [],
     message:
         "All data sets"
 

@@ -19,17 +19,16 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
-    AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 from transformers.utils import logging as transformers_logging
 
 from mjd import onednn
+from mjd.checkpoints import check_quantisation, check_unread_weights, load_tokenizer, loading
 from mjd.devices import keep_freed_memory
 from mjd.distributions import Floats, Ints
 from mjd.errors import DataError, ModelError
@@ -40,6 +39,8 @@ log = logging.getLogger(__name__)
 
 # Padded tokens in one prediction batch; bounds the memory, and larger batches are no faster on a CPU.
 TOKENS_PER_BATCH = 4096
+# Names of embeddings of absolute positions: BERT's kin, BART's, GPT-2's.
+_POSITION_TABLES = frozenset({"position_embeddings", "embed_positions", "wpe"})
 
 
 @dataclass(frozen=True)
@@ -94,8 +95,10 @@ def load_encoder(
         raise ModelError(f"{directory} is not a directory.", "Give a Hugging Face model directory.")
     with _quiet_transformers(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        try:
-            config = AutoConfig.from_pretrained(directory, local_files_only=True, **fresh)
+        cure = "Give a directory with config.json, weights and tokenizer of a BERT-, RoBERTa- or DeBERTa-like model."
+        check_quantisation(directory, str(directory))
+        with loading(directory, str(directory), "a sequence classifier", cure):
+            config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False, **fresh)
             if pretrained_head:
                 check_label_order(config.id2label, labels, str(directory))
             model, loaded = AutoModelForSequenceClassification.from_pretrained(
@@ -105,31 +108,25 @@ def load_encoder(
                 local_files_only=True,
                 ignore_mismatched_sizes=not pretrained_head,
                 output_loading_info=True,
+                trust_remote_code=False,
             )
-            tokenizer = load_tokenizer(directory)
-        except (OSError, RuntimeError, SafetensorError, ValueError) as error:
-            raise ModelError(
-                f"{directory} cannot be loaded as a sequence classifier ({error}).",
-                "Give a directory with config.json, weights and tokenizer of a BERT-, RoBERTa- or DeBERTa-like model.",
-            ) from error
+        check_unread_weights(loaded["unexpected_keys"], str(directory))
+        tokenizer = encoder_tokenizer(directory)
         _check_weights(model, loaded["missing_keys"], directory, pretrained_head)
         if not pretrained_head:
             _renew_head(model, seed)
-    model = model.to(device).eval()
+    _limit_length(tokenizer, model)
+    with loading(directory, str(directory), "a sequence classifier", cure):
+        model = model.to(device).eval()
     keep_freed_memory()
     onednn.use_in_linear_layers(model)
     return model, tokenizer
 
 
-def load_tokenizer(directory: str | Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model directory; nothing is downloaded. Raises `ModelError` where there is none."""
-    try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(directory, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"{directory} has no usable tokenizer ({error}).", "Give a model directory with its tokenizer's files."
-        ) from error
-    tokenizer.split_special_tokens = True  # a text that spells [SEP] or </s> is text
+def encoder_tokenizer(directory: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model directory, which reads `[SEP]` or `</s>` in a text as text; raises `ModelError`."""
+    tokenizer: PreTrainedTokenizerBase = load_tokenizer(directory, str(directory))
+    tokenizer.split_special_tokens = True
     return tokenizer
 
 
@@ -350,6 +347,20 @@ def _check_weights(model: PreTrainedModel, missing: set[str], directory: str | P
             f"{directory} lacks weights of the classifier: {', '.join(lacking[:3])}{', ...' * (len(lacking) > 3)}.",
             "Give a complete checkpoint (with its trained classification head, if it is not trained here).",
         )
+
+
+def _limit_length(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> None:
+    """Let the tokenizer know how many tokens the model has positions for, where its own files do not say so.
+
+    Models of RoBERTa's kind number positions after the padding token's id, so that their first places are never used;
+    BART's skip as many as their `offset`. Relative positions and rotary ones have no table and no end.
+    """
+    for name, module in model.named_modules():
+        if name.rpartition(".")[2] not in _POSITION_TABLES or not isinstance(module, torch.nn.Embedding):
+            continue
+        padding = 0 if module.padding_idx is None else module.padding_idx + 1
+        longest = module.num_embeddings - int(getattr(module, "offset", padding))
+        tokenizer.model_max_length = min(tokenizer.model_max_length, longest)
 
 
 def _renew_head(model: PreTrainedModel, seed: int) -> None:

@@ -6,8 +6,9 @@ artifact paths and the list of systems, so that rules and tables cannot disagree
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -34,6 +35,7 @@ from mjd.config_prompts import Prompts as Prompts
 from mjd.config_prompts import check_templates as check_templates
 from mjd.errors import ConfigError
 from mjd.labels import LabelSet
+from mjd.orders import cure, too_many
 from mjd.registry import ModelEntry
 from mjd.settings import Settings, check, check_distinct, check_fits_paths, check_known
 
@@ -148,6 +150,12 @@ class Scoring(Settings):
         description="Explanation orders: all, cyclic (each explanation once in each place), or a seeded number. "
         "All option orders are always scored.",
     )
+    most_prompts_per_item: int = Field(
+        20_000,
+        ge=2,
+        description="Most prompts of one item (orders of its explanations times orders of its options): more are "
+        "refused before any LLM works.",
+    )
     transforms: dict[str, Annotated[Transform, WrapValidator(_by_kind)]] = Field(
         {"softmax": Softmax()},
         min_length=1,
@@ -163,7 +171,7 @@ class Scoring(Settings):
     @field_validator("orders", mode="before")
     @classmethod
     def _no_bool(cls, orders: Any) -> Any:
-        if isinstance(orders, bool):
+        if isinstance(orders, bool | float):
             raise ValueError("must be all, cyclic or a number of at least 1")
         return orders
 
@@ -288,7 +296,9 @@ class Config(Settings):
     data: Data = Field(description="The data set.")
     models: dict[str, ModelEntry] = Field({}, description="Models beside those of the registry.")
     llms: dict[str, Llm] = Field(min_length=1, description="Language models by name.")
-    encoders: dict[str, Encoder] = Field(description="Encoders by name; {}: MJDs and their tables only.")
+    encoders: dict[str, Encoder] = Field(
+        description="Encoders by name; {}: MJDs and their tables only, without data.pairs and data.ood."
+    )
     prompts: Prompts | Literal["mjd-estimator"] = Field(
         description="Prompt templates, or mjd-estimator: the paper's, read from its public files when they are needed."
     )
@@ -312,6 +322,13 @@ class Config(Settings):
     def _names_fit_paths(cls, entries: dict[str, Any]) -> dict[str, Any]:
         check_fits_paths(entries)
         return entries
+
+    @model_validator(mode="after")
+    def _encoders_have_data(self) -> Self:
+        for name in ("pairs", "ood") if self.encoders else ():
+            if getattr(self.data, name) is None:
+                raise ValueError(f"encoders need data.{name}, which is missing (encoders: {{}} makes MJDs only)")
+        return self
 
     @model_validator(mode="after")
     def _references_exist(self) -> Self:
@@ -358,6 +375,15 @@ class Config(Settings):
             raise ValueError(f"budget_usd needs {key}.prices, or the job could not tell what it spends")
 
     @model_validator(mode="after")
+    def _orders_end(self) -> Self:
+        """What is known without the items: prompts without explanations, and with one for each label."""
+        n_labels, most, orders = len(self.task.labels), self.scoring.most_prompts_per_item, self.scoring.orders
+        for source, n in (("none", 0), ("lf", n_labels)):
+            if source in self.explanations.sources and (problem := too_many(n, n_labels, orders, most)):
+                raise ValueError(f"source {source}: {problem}. {cure(n, n_labels, orders, most)}".removesuffix("."))
+        return self
+
+    @model_validator(mode="after")
     def _norm_has_logits(self) -> Self:
         how = self.scoring.transforms.get(self.main_systems.transform)
         for scorer in self.scoring.scorers:
@@ -371,10 +397,11 @@ class Config(Settings):
     @model_validator(mode="after")
     def _table_columns_differ(self) -> Self:
         """The CSV tables join names of encoders, rounds and metrics by underscores, in lower case."""
-        seen: dict[str, str] = {f"n_{name}".casefold(): f"number of {name} items" for name in self.data.ood.rounds}
+        rounds = self.data.ood.rounds if self.data.ood else []
+        seen: dict[str, str] = {f"n_{name}".casefold(): f"number of {name} items" for name in rounds}
         for encoder in self.encoders:
-            parts = [(f"{encoder}_{name}{end}", name) for name in self.data.ood.rounds for end in ("", "_sd")]
-            parts += [(f"{encoder}_n_truncated_{name}", name) for name in self.data.ood.rounds]
+            parts = [(f"{encoder}_{name}{end}", name) for name in rounds for end in ("", "_sd")]
+            parts += [(f"{encoder}_n_truncated_{name}", name) for name in rounds]
             parts += [(f"{encoder}_kl", "kl"), (f"{encoder}_reference_kl", "reference_kl")]
             for column, name in parts:
                 what = f"encoder {encoder}, {name}"
@@ -652,14 +679,37 @@ def load_config(values: Mapping[str, Any], where: str = "configuration") -> Conf
     Raises:
         ConfigError: a key is unknown or missing, a value is not allowed, or files extend one another in a circle.
     """
-    whole, base, seen = dict(values), values.get("extends"), [where]
+    return check(Config, _with_extended(values, where), where)
+
+
+def resolve(files: Sequence[Mapping[str, Any]], command_line: Mapping[str, Any]) -> dict[str, Any]:
+    """The whole configuration as a plain mapping without `extends`: files in order, then what `--config` gave.
+
+    Snakemake's own merging takes an empty mapping for nothing to add; here `{}` empties and null removes, as in files.
+
+    Raises:
+        ConfigError: a file that is extended cannot be read, or files extend one another in a circle.
+    """
+    whole: dict[str, Any] = {}
+    for values in files:
+        whole = _overlaid(whole, values)
+    if "extends" in command_line:
+        whole["extends"] = command_line["extends"]
+    whole = _overlaid(_with_extended(whole, "configuration"), command_line)
+    whole.pop("extends", None)
+    return whole
+
+
+def _with_extended(values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """A mapping laid over the files that it extends, the lowest first: what a file empties stays empty above it."""
+    layers, base, seen = [dict(values)], values.get("extends"), [where]
     while base:
         seen.append(str(base))
         if base in seen[:-1]:
             raise ConfigError(f"Configuration files extend one another: {' -> '.join(seen)}.", "Break the circle.")
-        below = _read_yaml(base)
-        whole, base = _overlaid(below, whole), below.get("extends")
-    return check(Config, whole, where)
+        layers.append(_read_yaml(base))
+        base = layers[-1].get("extends")
+    return functools.reduce(_overlaid, reversed(layers))
 
 
 def read_config(path: str | Path) -> Config:
@@ -681,14 +731,17 @@ def _read_yaml(path: str | Path) -> dict[str, Any]:
 
 
 def _overlaid(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`over` laid on `base`: mappings are merged key by key, everything else is replaced; null removes a mapping."""
+    """`over` laid on `base`: mappings are merged key by key, everything else is replaced.
+
+    An empty mapping empties the one below it, null removes it (as text, too: `--config` gives inner values so).
+    """
     merged = dict(base)
     for key, value in over.items():
         below = merged.get(key)
         if not isinstance(below, Mapping):
             merged[key] = value
-        elif value is None:
+        elif value is None or value == "null":
             del merged[key]
         else:
-            merged[key] = _overlaid(below, value) if isinstance(value, Mapping) else value
+            merged[key] = _overlaid(below, value) if isinstance(value, Mapping) and value else value
     return merged

@@ -196,8 +196,8 @@ class Data(Settings):
     title: str = Field(description="Name of the data set, shown in every table and figure.")
     synthetic: bool = Field(False, description="Marks tables and figures as made from synthetic data.")
     items: ItemsData = Field(description="Items and human explanations.")
-    pairs: PairsData = Field(description="Labelled pairs for the base classifier.")
-    ood: OodData = Field(description="Out-of-distribution test rounds.")
+    pairs: PairsData | None = Field(None, description="Labelled pairs for the base classifier; encoders need them.")
+    ood: OodData | None = Field(None, description="Out-of-distribution test rounds; encoders need them.")
 
     @model_validator(mode="after")
     def _tables_have_paths(self) -> Self:
@@ -205,7 +205,7 @@ class Data(Settings):
             raise ValueError("items.loader tables needs items.items, the path of your file")
         for name in ("pairs", "ood"):
             part = getattr(self, name)
-            if part.loader == "tables" and not part.path:
+            if part and part.loader == "tables" and not part.path:
                 raise ValueError(f"{name}.loader tables needs {name}.path, the path of your file")
         return self
 

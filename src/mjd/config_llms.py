@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
@@ -15,7 +15,12 @@ from mjd.settings import Settings, check_known
 class Resources(Settings):
     """What a job asks of the machine or cluster."""
 
-    gpu: int = Field(0, ge=0, description="GPUs for the job (0 runs on CPU).")
+    gpu: int = Field(
+        0,
+        ge=0,
+        description="GPUs for the job: it sees these alone, and on one machine jobs wait for free ones. "
+        "0 asks for none: the job shares whatever the machine has (device).",
+    )
     mem_mb: int = Field(3500, ge=1, description="Memory in MB.")
     runtime: int = Field(240, ge=1, description="Minutes.")
     threads: int = Field(2, ge=1, description="CPU threads.")
@@ -73,11 +78,10 @@ class OpenAi(Settings):
     batch_size: int = Field(5000, ge=1, le=50_000, description="Requests a batch.")
     batch_poll: float = Field(30, gt=0, description="Seconds between looks at a batch.")
 
-    @field_validator("api_key_env", mode="before")
+    @field_validator("api_key_env")
     @classmethod
-    def _null_from_the_command_line(cls, name: str | None) -> str | None:
-        """`--config` hands a nested null over as text."""
-        return None if name in ("null", "") else name
+    def _empty_is_none(cls, name: str | None) -> str | None:
+        return name or None
 
     @field_validator("base_url")
     @classmethod
@@ -178,6 +182,15 @@ class Llm(Settings):
     def _known_engine(cls, engine: str) -> str:
         check_known(engine, ENGINES, "engine")
         return engine
+
+    @model_validator(mode="after")
+    def _gpus_fit(self) -> Self:
+        if self.engine == "vllm" and 0 < self.resources.gpu < self.vllm.tensor_parallel:
+            raise ValueError(
+                f"vllm.tensor_parallel is {self.vllm.tensor_parallel}, but resources.gpu is {self.resources.gpu}: "
+                "a job sees no more GPUs than it asks for"
+            )
+        return self
 
     @property
     def score_kind(self) -> Literal["logit", "logprob"]:

@@ -10,16 +10,24 @@ import torch
 from mjd.errors import ModelError
 
 
-def resolve_device(name: str = "auto") -> torch.device:
+def resolve_device(name: str = "auto", gpus: int = 0) -> torch.device:
     """The torch device of a config's `device`: auto, cpu, cuda or mps.
 
     `auto` is the first CUDA device, else Apple's GPU (mps), else the CPU. Results are reproducible bit for bit on one
     CPU type with one number of threads; GPU kernels may differ in the last digits between runs.
 
+    Args:
+        gpus: GPUs that the job asks for (`resources.gpu`): with any, `auto` never is the CPU.
+
     Raises:
         ModelError: the device does not exist on this machine.
     """
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto" and gpus and not (present["cuda"] or present["mps"]):
+        raise ModelError(
+            f"resources.gpu is {gpus}, but PyTorch {torch.__version__} can use no GPU here.",
+            "Install a PyTorch built for this machine's GPUs and driver, or set resources.gpu: 0, or device: cpu.",
+        )
     if name == "auto":
         return torch.device(next(kind for kind, here in present.items() if here))
     if not present.get(name.partition(":")[0], False):

@@ -28,8 +28,8 @@ from mjd.classifier import (
     EncodedTexts,
     collate,
     encode,
+    encoder_tokenizer,
     load_encoder,
-    load_tokenizer,
     predict,
     save_classifier,
     warn_of_truncation,
@@ -41,6 +41,7 @@ from mjd.evaluate import warn_of_near_ties
 from mjd.finished_runs import FinishedRuns
 from mjd.io import Provenance
 from mjd.labels import LabelSet
+from mjd.locks import only_process
 from mjd.logs import Progress
 from mjd.metrics import HUMAN_TIE, PREDICTED_TIE, Bools, cross_entropy, f1, share_of_ties, top_labels
 
@@ -295,7 +296,9 @@ def finetune_systems(job: FineTuningJob, runs: Sequence[FineTuningRun], processe
     warn_of_near_ties(_hjd(dev, job.labels), dev["uid"], "dev")
     history: list[pd.DataFrame] = []
     outputs: dict[str, str | Path] = {}
-    with Progress("fine-tuning", len(runs), "runs") as progress:
+    waiting = Path(job.waiting_dir)
+    lock = only_process(waiting.with_name(f"{waiting.name}.lock"), f"fine-tuning in {waiting}")
+    with lock, Progress("fine-tuning", len(runs), "runs") as progress:
         for run, ended in zip(runs, _ended(job, runs, processes), strict=True):
             course = ended.course
             history.append(course.assign(system=run.slug, seed=run.seed))
@@ -305,7 +308,7 @@ def finetune_systems(job: FineTuningJob, runs: Sequence[FineTuningRun], processe
                 progress.cached()
             else:
                 progress.done()
-    FinishedRuns(job.waiting_dir).hand_over(outputs)
+        FinishedRuns(waiting).hand_over(outputs)
     columns = schemas.columns(schemas.training_history())
     whole = pd.concat(history, ignore_index=True)[columns] if history else pd.DataFrame(columns=columns)
     whole.attrs["truncated"] = truncated
@@ -314,7 +317,7 @@ def finetune_systems(job: FineTuningJob, runs: Sequence[FineTuningRun], processe
 
 def _truncated(job: FineTuningJob) -> dict[str, dict[str, int | list[str]]]:
     """Truncated texts of train and dev, with a warning each: here, once, and not in every worker process."""
-    tokenizer = load_tokenizer(job.base_dir)
+    tokenizer = encoder_tokenizer(job.base_dir)
     found = {}
     for split in ("train", "dev"):
         items = _split_items(job.items, split)
@@ -340,8 +343,13 @@ def _ended(job: FineTuningJob, runs: Sequence[FineTuningRun], processes: int) ->
         return
     # loky's workers are fresh processes (no fork of torch's threads) that leave the main script alone.
     n, given = min(processes, len(runs)), (job, os.getpid())
-    with loky.ProcessPoolExecutor(n, initializer=_start_worker, initargs=given) as pool:
+    pool = loky.ProcessPoolExecutor(n, initializer=_start_worker, initargs=given)
+    try:
         yield from pool.map(_run_in_worker, runs)
+    except BaseException:
+        pool.shutdown(kill_workers=True)  # it would wait for the runs under way
+        raise
+    pool.shutdown()
 
 
 # What a worker process was started for, and its tuner once the first run has asked for it.

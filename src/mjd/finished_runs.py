@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 
+from mjd.data.files import link_or_copy
 from mjd.io import read_parquet, write_parquet
 
 
@@ -37,12 +38,14 @@ class FinishedRuns:
         write_parquet(course, self._course(key), pa.Schema.from_pandas(course, preserve_index=False))
 
     def hand_over(self, outputs: dict[str, str | Path]) -> None:
-        """Move every key's model directory to its output, replace what is there, and forget all other runs."""
+        """Put every key's model directory at its output, replace what is there, and forget all runs.
+
+        They are linked, not moved: a job that is killed meanwhile finds them all finished.
+        """
         for key, output in outputs.items():
             if Path(output).exists():
                 shutil.rmtree(output)
-            Path(output).parent.mkdir(parents=True, exist_ok=True)
-            shutil.move(self._model(key), output)
+            shutil.copytree(self._model(key), output, copy_function=_link)
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def _model(self, key: str) -> Path:
@@ -50,3 +53,7 @@ class FinishedRuns:
 
     def _course(self, key: str) -> Path:
         return self.directory / f"{key}.parquet"
+
+
+def _link(origin: str, target: str) -> None:
+    link_or_copy(Path(origin), Path(target))

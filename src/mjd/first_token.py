@@ -101,13 +101,17 @@ def sample_answers(
     requests: list[Generate] = []
     for variant in variants:
         labels = variant.settings.labels
-        prompts: dict[tuple[str, str, str], tuple[Message, ...]] = {
-            (uid, ",".join(map(str, p.explanation_order)), ",".join(p.option_order)): p.messages
-            for uid, of_item in item_prompts(items, variant.explanations, variant.settings, drops=drops)
-            for p in of_item
-        }
         scores, _ = fill_bounds(variant.scores, labels)
         drawn = scores.sample(min(settings.generated_prompts, len(variant.scores)), random_state=seed)
+        asked = items[items["uid"].astype(str).isin(set(drawn["uid"].astype(str)))]
+        # Other prompts than those drawn are made in passing only: all of them may not fit into memory.
+        wanted = set(zip(drawn["uid"].astype(str), drawn["explanation_order"], drawn["option_order"], strict=True))
+        prompts: dict[tuple[str, str, str], tuple[Message, ...]] = {
+            key: p.messages
+            for uid, of_item in item_prompts(asked, variant.explanations, variant.settings, drops=drops)
+            for p in of_item
+            if (key := (uid, ",".join(map(str, p.explanation_order)), ",".join(p.option_order))) in wanted
+        }
         for score in drawn.to_dict("records"):
             key = (str(score["uid"]), str(score["explanation_order"]), str(score["option_order"]))
             shown = key[2].split(",")

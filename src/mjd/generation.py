@@ -60,7 +60,7 @@ def ask(
     """
     unanswered = UnansweredPrompts() if unanswered is None else unanswered
     names = names or [f"request {number}" for number in range(1, len(requests) + 1)]
-    engine.check(requests, names)
+    engine.check(zip(requests, names, strict=True))
     keys = [request_key(engine.info, request) for request in requests]
     replies = _stored(engine, keys, store)
     missing = list({key: i for i, key in enumerate(keys) if key not in replies}.values())

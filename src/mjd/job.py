@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import logging
 import sys
@@ -13,7 +14,10 @@ from typing import TYPE_CHECKING, Any
 from mjd import io
 from mjd.config import Config, load_config
 from mjd.errors import MjdError
+from mjd.gpus import take_gpus
+from mjd.interruption import closing_on_signals
 from mjd.labels import LabelSet, label_set
+from mjd.locks import only_process, unwritable
 from mjd.logs import logging_to
 
 if TYPE_CHECKING:
@@ -31,12 +35,22 @@ log = logging.getLogger("mjd")
 
 @contextmanager
 def job(snakemake: Any) -> Iterator[None]:
-    """Run a script's body: log to the rule's log and stderr; an `MjdError` ends the job with its message alone."""
+    """Run a script's body: log to the rule's log and stderr; an `MjdError` ends the job with its message alone.
+
+    A signal that ends the job closes what the body has opened first.
+    """
     with logging_to(snakemake.log[0] if snakemake.log else None):
         try:
-            yield
+            with closing_on_signals():
+                yield
         except MjdError as error:
             log.error("rule %s: %s", snakemake.rule, error)
+            sys.exit(1)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+                log.exception("rule %s failed", snakemake.rule)
+            else:
+                log.error("rule %s: %s", snakemake.rule, unwritable(Path(error.filename or "A file"), error))
             sys.exit(1)
         except Exception:
             log.exception("rule %s failed", snakemake.rule)
@@ -80,22 +94,33 @@ def engine_of(snakemake: Any, store: Store) -> Iterator[Engine]:
     from the configuration, so that changing it runs no finished job again.
     """
     from mjd.llm.base import Workplace
-    from mjd.llm.engines import build_engine
+    from mjd.llm.engines import build_engine, engine_class
     from mjd.llm.ledger import Ledger
     from mjd.llm.store import one_at_a_time
+    from mjd.prompt_counts import check_prompts_per_item
 
     config = load_config(snakemake.config)
     settings = config.llm_settings(snakemake.wildcards.llm)
+    # Rule load_items has checked this; `scoring` may have changed since, which runs no rule before this one again.
+    human = io.read_parquet(f"{config.results_dir}/data/human_explanations.parquet")
+    check_prompts_per_item(config, train_items(io.read_parquet(snakemake.input.data_items)), human)
     identity = snakemake.params.engine["identity"]
     ledger = Ledger(store, identity, settings.prices, config.budget_usd)
-    workplace = Workplace(snakemake.threads, ledger, token_counter(config, settings.model))
-    engine = build_engine(settings, snakemake.input.get("model") or "", identity, workplace)
-    turn = one_at_a_time(store.path, identity) if engine.is_paid else nullcontext()
-    try:
-        with turn:
-            yield engine
-    finally:
-        engine.close()
+    # Two runs may share results_dir and not Snakemake's lock: other working directories, --nolock, two configurations.
+    output = Path(snakemake.output[0])
+    lock = store.path.parent / "locks" / output.relative_to(config.results_dir).with_suffix(".lock")
+    is_paid = engine_class(settings.engine).is_paid
+    with nullcontext() if is_paid else only_process(lock, f"work on {output}"):
+        take_gpus(settings.resources.gpu, settings.device, f"llms.{snakemake.wildcards.llm}")
+        workplace = Workplace(snakemake.threads, ledger, token_counter(config, settings.model))
+        engine = build_engine(settings, snakemake.input.get("model") or "", identity, workplace)
+        try:
+            if is_paid:
+                store.check_writable()
+            with one_at_a_time(store.path, identity) if is_paid else nullcontext():
+                yield engine
+        finally:
+            engine.close()
 
 
 def token_counter(config: Config, model: str) -> Callable[[str], int] | None:
@@ -126,11 +151,12 @@ def unanswered_prompts(snakemake: Any) -> UnansweredPrompts:
 
 def encoder_settings(snakemake: Any) -> dict[str, Any]:
     """Keyword arguments `max_length` and `device` of a rule's encoder; uses the rule's threads."""
+    settings = load_config(snakemake.config).encoders[snakemake.wildcards.encoder]
+    take_gpus(settings.resources.gpu, settings.device, f"encoders.{snakemake.wildcards.encoder}")
     from mjd.devices import resolve_device, set_threads
 
     set_threads(snakemake.threads)
-    settings = load_config(snakemake.config).encoders[snakemake.wildcards.encoder]
-    return {"max_length": settings.max_length, "device": resolve_device(settings.device)}
+    return {"max_length": settings.max_length, "device": resolve_device(settings.device, settings.resources.gpu)}
 
 
 def parallel_runs(snakemake: Any, device: torch.device) -> int:

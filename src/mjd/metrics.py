@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import rel_entr, xlogy
 
+from mjd.caches import import_dcor
 from mjd.distributions import Floats, Ints
 from mjd.errors import DataError
 
@@ -90,8 +91,7 @@ def distance_correlation(p: npt.ArrayLike, q: npt.ArrayLike) -> float:
     Shapes and errors as in `kl_divergence`.
     """
     # Imported here: dcor brings numba, seconds that jobs which only need KL should not pay.
-    import dcor
-
+    dcor = import_dcor()
     p, q = _pair(p, q)
     return float(dcor.distance_correlation(p, q)) if len(p) > 1 else float("nan")
 

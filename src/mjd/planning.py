@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +19,8 @@ from mjd.generation import explain_requests
 from mjd.job import train_items
 from mjd.labels import LabelSet
 from mjd.llm.base import Generate, Message, Score
+from mjd.orders import n_distinct_orders, n_distinct_rotations
+from mjd.prompt_counts import check_prompts_per_item
 from mjd.prompts import explanation_orders
 from mjd.scoring import PromptSettings, explanations_by_item, item_prompts
 from mjd.unanswered import UnansweredPrompts
@@ -25,6 +28,7 @@ from mjd.unanswered import UnansweredPrompts
 # What stands in for an explanation where a data set holds none at all.
 _FILLER = "- " + "word " * 20
 
+_PROMPTS_AT_A_TIME = 2048
 _MONEY_AND_TIME = ("usd", "usd_left", "hours", "hours_left", "gpu_hours")
 
 Basis = Literal["known", "estimated", "none"]
@@ -86,8 +90,12 @@ def plan(
         answers: by generator as the configuration names it.
         counters: by LLM.
         count_cached: finished prompts of a job.
+
+    Raises:
+        DataError: an item has more prompts than `scoring.most_prompts_per_item`.
     """
     train = train_items(items)
+    check_prompts_per_item(config, train, human)
     jobs = [*_generating(config, train, answers, counters, count_cached)]
     selected: dict[tuple[str, str, str], pd.DataFrame] = {}
     scoring = [
@@ -157,7 +165,7 @@ def _generating(
             asked = explain_requests(train, config.labels, fields, _templates(config), sampling, config.seed)
             return (request for _, _, request in asked)
 
-        messages = [request.messages for request in requests()]
+        tokens = _lengths(counters[llm], (request.messages for request in requests()))
         written, counter = answers[llm], counters[llm]
         lengths = counter.text(written.table["text"].tolist()) if written.length_known else [sampling.max_new_tokens]
         mean = sum(min(n, sampling.max_new_tokens) for n in lengths) / max(len(lengths), 1)
@@ -165,12 +173,20 @@ def _generating(
             llm,
             "generate_explanations",
             "",
-            len(messages),
-            sum(counter.prompt(messages)),
-            round(mean * len(messages)),
+            len(tokens),
+            sum(tokens),
+            round(mean * len(tokens)),
             written.basis,
         )
         yield replace(job, cached=count_cached(job, requests))
+
+
+def _lengths(counter: TokenCounter, prompts: Iterator[Sequence[Message]]) -> list[int]:
+    """Tokens of each prompt; few prompts at a time are in memory."""
+    found: list[int] = []
+    while part := list(itertools.islice(prompts, _PROMPTS_AT_A_TIME)):
+        found += counter.prompt(part)
+    return found
 
 
 def _templates(config: Config) -> Prompts:
@@ -203,10 +219,10 @@ def _scoring(
     one = PromptSettings(_templates(config), config.labels, fields, mode, 1, config.seed)  # type: ignore[arg-type]
     if config.unanswered == "drop" and shown is not None:
         train = train[train["uid"].isin(shown["uid"])]
-    firsts = [prompts[0] for _, prompts in item_prompts(train, shown, one)]
+    firsts = (prompts[0].messages for _, prompts in item_prompts(train, shown, one))
     orders, n_options = config.scoring.orders, math.factorial(len(config.labels))
     numbers = [n * n_options for n in _distinct_orders(config, train, shown, mode)]
-    tokens = counters[scorer].prompt([first.messages for first in firsts])
+    tokens = _lengths(counters[scorer], firsts)
 
     def requests() -> Iterator[Score]:
         every = replace(one, orders=orders)
@@ -252,8 +268,14 @@ def _distinct_orders(config: Config, train: pd.DataFrame, shown: pd.DataFrame | 
     numbers = []
     for uid in train["uid"]:
         texts = [(one.text, one.label if mode == "explicit" else "") for one in by_item.get(str(uid), [])]
-        orders = explanation_orders(len(texts), config.scoring.orders, config.seed)
-        numbers.append(len({tuple(texts[i] for i in order) for order in orders}))
+        orders = config.scoring.orders
+        if orders == "cyclic":
+            numbers.append(n_distinct_rotations(texts))
+        elif orders == "all" or orders >= math.factorial(len(texts)):
+            numbers.append(n_distinct_orders(texts))
+        else:
+            drawn = explanation_orders(len(texts), orders, config.seed)
+            numbers.append(len({tuple(texts[i] for i in order) for order in drawn}))
     return numbers
 
 

@@ -165,10 +165,11 @@ def _why_not_made(config: Config, variant: Variant, row: PublishedRow) -> str:
 
 def _other_data(config: Config, reading: Reading) -> dict[str, str]:
     """Our tables that rest on other data than the paper's, and on which."""
-    loaders = {part: getattr(config.data, part).loader for part in reading.data}
+    given = {part: getattr(config.data, part) for part in reading.data}
+    loaders = {part: data.loader if data else "missing" for part, data in given.items()}
     other = {part: f"data.{part} is {loaders[part]}, not {wanted}" for part, wanted in reading.data.items()}
     differing = {part for part, wanted in reading.data.items() if loaders[part] != wanted}
-    if config.data.pairs.limit is not None and "pairs" not in differing:
+    if config.data.pairs and config.data.pairs.limit is not None and "pairs" not in differing:
         other["pairs"] = f"data.pairs is cut to {config.data.pairs.limit} pairs"
         differing.add("pairs")
     return {

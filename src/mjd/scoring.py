@@ -6,7 +6,7 @@ import logging
 import math
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
@@ -25,6 +25,7 @@ from mjd.llm.openai_replies import is_usable_score
 from mjd.llm.store import Store, request_record
 from mjd.llm.tally import Tally
 from mjd.logs import Progress
+from mjd.orders import n_explanation_orders
 from mjd.prompts import Explanation, ScorePrompt, score_prompts
 from mjd.unanswered import UnansweredPrompts
 
@@ -241,25 +242,29 @@ def score_items(
         ModelError: prompts got no usable reply, and the policy is not to drop them; or the scorer reasons first.
     """
     unanswered = UnansweredPrompts() if unanswered is None else unanswered
-    prompts = list(item_prompts(items, explanations, settings, drops=unanswered.drops))
-    each = [(uid, prompt) for uid, of_item in prompts for prompt in of_item]
-    engine.check(
-        [Score(prompt.messages, settings.labels.letters) for _, prompt in each], [f"item {uid}" for uid, _ in each]
-    )
-    n_prompts = len(each)
-    left_out = set(items["uid"].astype(str)) - {uid for uid, _ in prompts}
-    unanswered.leave_out("items_without_explanations", sorted(left_out), f"items of {what} have no explanation")
+
+    def prompts() -> Iterator[tuple[str, list[ScorePrompt]]]:
+        return item_prompts(items, explanations, settings, drops=unanswered.drops)
+
+    # Made twice, and never all held at once: the corpus may be large.
+    letters = settings.labels.letters
+    engine.check((Score(prompt.messages, letters), f"item {uid}") for uid, of_item in prompts() for prompt in of_item)
+    shown = explanations_by_item(explanations)
+    kept = [uid for uid in items["uid"].astype(str) if explanations is None or uid in shown]
+    left_out = sorted(set(items["uid"].astype(str)) - set(kept))
+    unanswered.leave_out("items_without_explanations", left_out, f"items of {what} have no explanation")
+    total = n_prompts(items[items["uid"].astype(str).isin(kept)], explanations, settings)
     rows: list[tuple[Any, ...]] = []
-    with Progress(what, n_prompts, "prompts") as progress:
+    with Progress(what, total, "prompts") as progress:
         progress.note = engine.note
         try:
-            for group in _groups(prompts, engine.prompts_per_call):
+            for group in _groups(prompts(), engine.prompts_per_call):
                 rows += _score_group(engine, group, settings, cache, tally, progress, unanswered)
         finally:
             cache.flush()
     cache.compact()
-    unanswered.settle(what, n_prompts)
-    missing = sorted({uid for uid, _ in prompts} - {row[0] for row in rows})
+    unanswered.settle(what, total)
+    missing = sorted(set(kept) - {row[0] for row in rows})
     unanswered.leave_out("items_without_scores", missing, f"items of {what} have no score at all")
     columns = ["uid", "explanation_order", "option_order", *settings.labels.columns("score"), "score_bound"]
     return pd.DataFrame(rows, columns=[*columns, "label_mass", "top_token"])
@@ -308,7 +313,16 @@ def top_tokens(scores: pd.DataFrame, n: int = 5) -> str:
     return ", ".join(f"{token!r} {100 * share:.0f} %" for token, share in shares.head(n).items())
 
 
-def _groups(prompts: list[tuple[str, list[ScorePrompt]]], size: int | None) -> Iterator[list[tuple[str, ScorePrompt]]]:
+def n_prompts(items: pd.DataFrame, explanations: pd.DataFrame | None, settings: PromptSettings) -> int:
+    """How many prompts `item_prompts` gives, without making them."""
+    shown = explanations_by_item(explanations if settings.mode != "plain" else None)
+    numbers = (n_explanation_orders(len(shown.get(str(uid), ())), settings.orders) for uid in items["uid"])
+    return sum(numbers) * math.factorial(len(settings.labels))
+
+
+def _groups(
+    prompts: Iterable[tuple[str, list[ScorePrompt]]], size: int | None
+) -> Iterator[list[tuple[str, ScorePrompt]]]:
     """Whole items together, at most `size` prompts a group where items allow it; None is one group."""
     group: list[tuple[str, ScorePrompt]] = []
     for uid, of_item in prompts:

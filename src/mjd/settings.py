@@ -5,9 +5,10 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeVar, get_args
+from types import UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 from mjd.errors import ConfigError
 
@@ -15,12 +16,38 @@ SLUG = r"[a-z0-9][a-z0-9_.]*(-[a-z0-9_.]+)*"
 
 
 class Settings(BaseModel):
-    """Base of every configuration and registry entry: unknown keys are errors, values do not change."""
+    """Base of every configuration and registry entry: unknown keys are errors, values do not change.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=False)
+    Values are not bent into another type: true is no number, a number is no truth value, and numbers are finite. Text
+    that spells a number, true, false or null is read as that where the key holds no text, because Snakemake hands the
+    inner values of `--config key={...}` over as text.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=False, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _as_it_is(cls, value: Any, info: ValidationInfo) -> Any:
+        kinds = _plain_types(cls.model_fields[str(info.field_name)].annotation)
+        if value == "null" and type(None) in kinds and isinstance(value, str):
+            return None
+        if isinstance(value, bool) and bool not in kinds and kinds & {int, float}:
+            raise ValueError(f"{str(value).lower()} is no number (YAML reads yes, no, on and off as true and false)")
+        if isinstance(value, int | float) and not isinstance(value, bool) and kinds == {bool}:
+            raise ValueError(f"{value} is neither true nor false")
+        return value
 
 
 T = TypeVar("T", bound=Settings)
+
+
+def _plain_types(annotation: Any) -> set[type]:
+    """The types that a key's value itself may have: of a union its members, of a list or mapping none."""
+    if isinstance(annotation, type):
+        return {annotation}
+    if get_origin(annotation) in (Union, UnionType, Annotated):
+        return {found for part in get_args(annotation) for found in _plain_types(part)}
+    return set()
 
 
 def check(model: type[T], values: Mapping[str, Any] | None, where: str) -> T:
@@ -46,6 +73,9 @@ def _explain(model: type[Settings], problem: Any) -> str:
         value = problem["input"]
         cure = "YAML reads yes, no, on and off as true and false" if isinstance(value, bool) else f'"{value}"'
         return f"key {key!r}: {value} is no text, quote it ({cure})"
+    if problem["type"] in ("model_type", "dict_type", "model_attributes_type"):
+        given = "null" if problem["input"] is None else repr(problem["input"])
+        return f"key {key!r} is {given}, not a mapping: give its keys, or leave it out" if key else "it is no mapping"
     message = problem["msg"].removeprefix("Value error, ")
     return f"key {key!r}: {message}" if key else message
 

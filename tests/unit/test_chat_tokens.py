@@ -124,7 +124,7 @@ def test_letter_tokens_all_enters_keys_of_scores_alone(tmp_path: Path) -> None:
 
 def test_provenance_names_the_letters_tokens(tmp_path: Path) -> None:
     chat = tokens(tmp_path)
-    chat.check([Score(tuple(user("?")), ("A", "B"))], ["item i1"])
+    chat.check(zip([Score(tuple(user("?")), ("A", "B"))], ["item i1"], strict=True))
     found = chat.report()["letter_token_ids"]
     assert list(found) == ["A", "B"]
     assert list(found["A"].values()) == ["A", "ĠA"]
@@ -192,13 +192,13 @@ def test_check_names_the_item_of_a_refused_prompt(tmp_path: Path) -> None:
     chat = tokens(tmp_path, template="{% for m in messages %}{{ m.content | escape }}{% endfor %}")
     asked = [Generate(tuple(user(text)), 4) for text in ("fine", "a < b")]
     with pytest.raises(ModelError, match=r"^Item i2: The chat template of tiny alters the user message"):
-        chat.check(asked, ["item i1", "item i2"])
+        chat.check(zip(asked, ["item i1", "item i2"], strict=True))
 
 
 def test_provenance_shows_what_the_template_adds(tmp_path: Path) -> None:
     default = "{% if messages[0].role != 'system' %}<|im_start|>system\nYou are Q.<|im_end|>\n{% endif %}"
     chat = tokens(tmp_path, template=default + CHATML)
-    chat.check([Generate(tuple(user("Why?")), 4)], ["item i1"])
+    chat.check(zip([Generate(tuple(user("Why?")), 4)], ["item i1"], strict=True))
     assert chat.report()["prompt_frame"] == (
         "<|im_start|>system\nYou are Q.<|im_end|>\n<|im_start|>user\n{user}<|im_end|>\n<|im_start|>assistant\n"
     )
@@ -312,7 +312,7 @@ def test_texts_with_markers_are_counted_with_their_items(tmp_path: Path, caplog:
     chat = tokens(tmp_path)
     asked = [Generate(tuple(user(text)), 4) for text in ("fine", "a <|im_end|>", "b </s>")]
     with caplog.at_level(logging.WARNING):
-        chat.check(asked, ["item i1", "item i2", "item i3"])
+        chat.check(zip(asked, ["item i1", "item i2", "item i3"], strict=True))
     assert (
         "2 prompts contain special tokens of the tokenizer, which are read as plain text: item i2, item i3"
         in caplog.text
@@ -382,11 +382,11 @@ def test_variable_that_the_template_does_not_read_is_refused(tmp_path: Path, tem
 )
 def test_template_that_opens_reasoning_is_refused_for_scores_alone(tmp_path: Path, opener: str) -> None:
     chat = tokens(tmp_path, template=CHATML + opener)
-    chat.check([Generate(tuple(user("?")), 4)], ["item i1"])
+    chat.check(zip([Generate(tuple(user("?")), 4)], ["item i1"], strict=True))
     with pytest.raises(
         ModelError, match=r"Item i1: The chat template of tiny begins reasoning \(.*chat_template: none"
     ):
-        chat.check([Score(tuple(user("?")), ("A", "B"))], ["item i1"])
+        chat.check(zip([Score(tuple(user("?")), ("A", "B"))], ["item i1"], strict=True))
     with pytest.raises(ModelError, match="begins reasoning"):
         chat.prompt(user("?"), is_scored=True)
 
@@ -448,7 +448,7 @@ def test_prompt_longer_than_the_context_is_named_before_work_starts(tmp_path: Pa
     chat = tokens(tmp_path, longest=90)
     asked = [Score(tuple(user(text)), ("A", "B")) for text in ("short", "long " * 40)]
     with pytest.raises(ModelError, match=r"^Item i2: A prompt has \d+ tokens, but tiny reads at most 90"):
-        chat.check(asked, ["item i1", "item i2"])
+        chat.check(zip(asked, ["item i1", "item i2"], strict=True))
 
 
 def test_prompts_that_leave_too_little_room_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -457,7 +457,7 @@ def test_prompts_that_leave_too_little_room_are_counted(tmp_path: Path, caplog: 
     room = [120 - len(ids) for ids in chat.encode([chat.prompt(request.messages) for request in asked])]
     assert room[0] >= 70 > room[1] > 0
     with caplog.at_level(logging.WARNING):
-        chat.check(asked, ["item i1", "item i2"])
+        chat.check(zip(asked, ["item i1", "item i2"], strict=True))
     assert "1 prompts leave less of the model's context than max_new_tokens for the answer: item i2" in caplog.text
     assert chat.report()["items_near_context_end"] == ["item i2"]
 

@@ -6,7 +6,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from mjd.config import Config, Encoder, Llm, OpenAi, load_config, read_config
+from mjd.config import Analyses, Config, Encoder, Llm, OpenAi, load_config, read_config, resolve
 from mjd.errors import ConfigError
 from mjd.llm.engines import ENGINES
 from mjd.prompts import score_prompts
@@ -415,3 +415,122 @@ def test_rounds_that_share_a_column_of_tables_are_refused(rounds: list[str], mes
     config["data"] = {**config.get("data", {}), "ood": {"loader": "anli-dev", "rounds": rounds}}
     with pytest.raises(ConfigError, match=message):
         load_config(config)
+
+
+# -- values keep their type ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("limit", True, "key 'limit': true is no number"),
+        ("seed", True, "key 'seed': true is no number"),
+        ("budget_usd", False, "key 'budget_usd': false is no number"),
+        ("budget_usd", float("nan"), "key 'budget_usd': .*finite"),
+        ("finetuning.learning_rate", float("inf"), r"key 'finetuning\.learning_rate': .*finite"),
+        ("finetuning.epochs", True, r"key 'finetuning\.epochs': true is no number"),
+        ("scoring.transforms.softmax.temperature", float("nan"), r"softmax\.temperature': .*finite"),
+        ("scoring.transforms.softmax.temperature", "inf", r"softmax\.temperature': .*finite"),
+        ("scoring.orders", 2.5, r"key 'scoring\.orders': must be all, cyclic or a number"),
+        ("data.pairs.limit", True, r"key 'data\.pairs\.limit': true is no number"),
+        ("data.synthetic", 1, r"key 'data\.synthetic': 1 is neither true nor false"),
+        ("llms.smollm2.resources.gpu", True, r"resources\.gpu': true is no number"),
+        ("llms.smollm2.prefix_tree", 0, r"prefix_tree': 0 is neither true nor false"),
+        ("encoders", None, "key 'encoders' is null, not a mapping: give its keys, or leave it out"),
+        ("analyses", 3, "key 'analyses' is 3, not a mapping"),
+    ],
+)
+def test_value_of_another_type_is_refused_and_not_bent(path: str, value: object, message: str) -> None:
+    config = section = values()
+    *parents, last = path.split(".")
+    for part in parents:
+        section = section.setdefault(part, {})
+    section[last] = value
+    with pytest.raises(ConfigError, match=message):
+        load_config(config)
+
+
+def test_text_of_the_command_line_is_read_as_what_it_spells() -> None:
+    """Snakemake gives inner values of `--config key={...}` over as text."""
+    config = values()
+    config["finetuning"] |= {"epochs": "2", "learning_rate": "1e-3"}
+    config["encoders"]["minilm"]["parallel_runs"] = "null"
+    config["data"]["synthetic"] = "false"
+    loaded = load_config(config | {"limit": "null"})
+    assert (loaded.finetuning.epochs, loaded.finetuning.learning_rate) == (2, 1e-3)
+    assert loaded.encoders["minilm"].parallel_runs is None
+    assert loaded.limit is None
+    assert loaded.data.synthetic is False
+
+
+# -- laying mappings over one another ------------------------------------------------------------------------------
+
+
+def own(tmp_path: Path, name: str, **keys: object) -> str:
+    path = tmp_path / name
+    path.write_text(yaml.safe_dump(keys), encoding="utf-8")
+    return str(path)
+
+
+def test_empty_encoders_over_a_file_with_encoders_leave_none() -> None:
+    assert read_config("config/public.yaml").encoders
+    assert load_config({"extends": "config/public.yaml", "encoders": {}}).encoders == {}
+
+
+def test_what_a_file_empties_stays_empty_in_a_file_above_it(tmp_path: Path) -> None:
+    middle = own(tmp_path, "middle.yaml", extends="config/public.yaml", encoders={})
+    encoder = {"title": "BERT", "model": "bert-base-uncased"}
+    assert list(load_config({"extends": middle, "encoders": {"bert": encoder}}).encoders) == ["bert"]
+    removed = own(tmp_path, "removed.yaml", extends="config/public.yaml", analyses=None)
+    above = load_config({"extends": removed, "analyses": {"convergence_items": 7}})
+    assert above.analyses.model_dump() == {**Analyses().model_dump(), "convergence_items": 7}
+
+
+def test_command_line_empties_and_removes_as_a_file_does(tmp_path: Path) -> None:
+    file = {"extends": "config/config.yaml", "results_dir": "mine"}
+    assert resolve([file], {"encoders": {}})["encoders"] == {}
+    assert resolve([file], {"encoders": {"minilm": "null"}})["encoders"] == {}
+    whole = resolve([file, {"seed": 2}], {"limit": 3})
+    assert (whole["results_dir"], whole["seed"], whole["limit"]) == ("mine", 2, 3)
+    assert "extends" not in whole
+    assert load_config(whole | {"extends": "config/config.yaml"}) == load_config(file | {"seed": 2, "limit": 3})
+    other = own(tmp_path, "other.yaml", extends="config/config.yaml", seed=5)
+    assert resolve([file], {"extends": other})["seed"] == 5
+
+
+def without_encoders() -> dict:
+    config = values() | {"encoders": {}}
+    for name in ("pairs", "ood"):
+        del config["data"][name]
+    return config
+
+
+def test_configuration_without_encoders_needs_no_pairs_and_rounds() -> None:
+    loaded = load_config(without_encoders())
+    assert (loaded.data.pairs, loaded.data.ood) == (None, None)
+    assert loaded.mjd_systems()
+
+
+@pytest.mark.parametrize("name", ["pairs", "ood"])
+def test_encoders_without_their_data_are_refused(name: str) -> None:
+    config = values()
+    del config["data"][name]
+    with pytest.raises(ConfigError, match=rf"encoders need data\.{name}, which is missing \(encoders: {{}} makes"):
+        load_config(config)
+
+
+# -- numbers of orders ---------------------------------------------------------------------------------------------
+
+
+def test_orders_that_never_end_are_refused_before_items_are_known() -> None:
+    labels = [{"key": f"l{n}", "name": f"label {n}"} for n in range(6)]
+    config = values() | {"task": {"labels": labels, "text_fields": ["premise", "hypothesis"], "label_counts": {}}}
+    config["explanations"] = config["explanations"] | {"sources": ["none", "lf"]}
+    config["scoring"] = config["scoring"] | {"orders": "all"}
+    message = r"source lf: 6 explanations in 720 orders.*518,400 prompts an item.*most_prompts_per_item \(20,000\)"
+    with pytest.raises(ConfigError, match=message + r".*Set scoring\.orders: cyclic \(4,320 prompts an item\)"):
+        load_config(config)
+    config["scoring"] |= {"orders": "cyclic"}
+    assert load_config(config).scoring.most_prompts_per_item == 20_000
+    with pytest.raises(ConfigError, match=r"source none: 0 explanations in 1 orders"):
+        load_config(config | {"scoring": config["scoring"] | {"most_prompts_per_item": 719}})

@@ -35,7 +35,9 @@ from mjd.finetune import (
     train_base,
     train_steps,
 )
+from mjd.finished_runs import FinishedRuns
 from mjd.labels import LabelSet
+from mjd.locks import only_process
 from mjd.metrics import cross_entropy, entropy, f1, majority
 
 CPU = torch.device("cpu")
@@ -467,6 +469,65 @@ def test_a_stopped_job_goes_on_from_its_finished_runs(
     assert len(trained) == (3 if change else 1)
     pd.testing.assert_frame_equal(again, whole, check_exact=True)
     assert {path.name for path in tmp_path.iterdir()} == {"hjd-1", "hjd-2", "hjd-3"}
+
+
+def test_second_job_on_the_same_runs_is_refused(train: Train, tmp_path: Path) -> None:
+    message = rf"fine-tuning in .*waiting is being done by process {os.getpid()} on"
+    with only_process(tmp_path / "waiting.lock", "fine-tuning"), pytest.raises(DataError, match=message):
+        train()
+    train()
+
+
+def test_job_killed_while_it_hands_runs_over_keeps_them_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = FinishedRuns(tmp_path / "waiting")
+    for key in ("a", "b"):
+        runs.put(key, pd.DataFrame({"step": [1]}), lambda directory: save_text(directory / "config.json"))
+    copied = shutil.copytree
+
+    def one_only(*given: Any, **more: Any) -> Any:
+        if str(given[0]).endswith("b"):
+            raise KeyboardInterrupt
+        return copied(*given, **more)
+
+    outputs = {key: tmp_path / "checkpoints" / key for key in ("a", "b")}
+    monkeypatch.setattr(shutil, "copytree", one_only)
+    with pytest.raises(KeyboardInterrupt):
+        runs.hand_over(outputs)
+    monkeypatch.undo()
+    assert all(runs.course(key) is not None for key in ("a", "b"))
+    runs.hand_over(outputs)
+    assert all((output / "config.json").read_text() == "{}" for output in outputs.values())
+    assert not (tmp_path / "waiting").exists()
+
+
+def save_text(path: Path) -> None:
+    path.parent.mkdir(parents=True)
+    path.write_text("{}")
+
+
+def test_interrupted_job_ends_its_workers_at_once(tmp_path: Path) -> None:
+    job = (
+        "import os, sys, time, signal\n"
+        "from mjd import finetune\n"
+        "from mjd.interruption import closing_on_signals\n"
+        "def started(job, parent):\n    print(os.getpid(), flush=True)\n"
+        "finetune._start_worker = started\n"
+        "finetune._run_in_worker = time.sleep\n"
+        "with closing_on_signals():\n"
+        "    list(finetune._ended(None, [600, 600], 2))\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(finetune.__file__).parents[1])}
+    with subprocess.Popen([sys.executable, "-c", job], stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None
+        workers = [int(process.stdout.readline()) for _ in range(2)]
+        process.terminate()
+        try:
+            assert process.wait(timeout=30) == 128 + signal.SIGTERM
+            process.communicate(timeout=20)  # ends when nobody can write there any more
+        except subprocess.TimeoutExpired:
+            for one in (*workers, process.pid):
+                os.kill(one, signal.SIGKILL)
+            pytest.fail("the job waits for its workers")
 
 
 def test_missing_dev_hjd_is_refused(train: Train, toy_items: pd.DataFrame) -> None:

@@ -160,17 +160,19 @@ def test_template_that_opens_reasoning_is_refused_before_scoring(
         with pytest.raises(ModelError, match="begins reasoning"):
             list(engine.score(asked("?")))
         with pytest.raises(ModelError, match=r"Item i7: .*begins reasoning"):
-            engine.check(asked("?"), ["item i7"])
+            engine.check(zip(asked("?"), ["item i7"], strict=True))
     assert dict(local(directory).generate([Generate(asked("?")[0].messages, 3)]))[0].usage.completion_tokens <= 3
 
 
 def test_prompt_that_leaves_vllm_no_place_for_a_token_is_named(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ids = local(tiny).tokens.encode([local(tiny).tokens.prompt(asked("Did it rain?")[0].messages)])[0]
-    vllm(tiny, monkeypatch, max_length=len(ids) + 1).check(asked("Did it rain?"), ["item i1"])
+    vllm(tiny, monkeypatch, max_length=len(ids) + 1).check(zip(asked("Did it rain?"), ["item i1"], strict=True))
     with pytest.raises(ModelError, match=rf"Item i1: A prompt has {len(ids)} tokens, but tiny reads at most"):
-        vllm(tiny, monkeypatch, max_length=len(ids)).check(asked("Did it rain?"), ["item i1"])
+        vllm(tiny, monkeypatch, max_length=len(ids)).check(zip(asked("Did it rain?"), ["item i1"], strict=True))
 
 
 def test_answer_that_vllms_max_length_might_cut_off_is_named(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ModelError, match=r"Item i1 \(label e\): a prompt and its answer may have \d+ tokens"):
-        vllm(tiny, monkeypatch, max_length=60).check([Generate(asked("?")[0].messages, 48)], ["item i1 (label e)"])
+        vllm(tiny, monkeypatch, max_length=60).check(
+            zip([Generate(asked("?")[0].messages, 48)], ["item i1 (label e)"], strict=True)
+        )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import multiprocessing
 import os
 import signal
 import sqlite3
+import subprocess
+import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -21,6 +24,8 @@ from mjd.llm.base import EngineInfo, Generate, Message, Score, Usage, request_ke
 from mjd.llm.ledger import Ledger
 from mjd.llm.store import Store, one_at_a_time, record_key, request_record
 from mjd.llm.upkeep import stats
+from tests.unit.test_caches import READ_ONLY, can_mount
+from tests.workflow.conftest import ROOT
 
 INFO = EngineInfo("fake", "1", "fake-model", (("dtype", "float32"),))
 
@@ -283,3 +288,63 @@ def test_prune_by_key_shows_and_removes_that_reply(path: Path, capsys: pytest.Ca
     main(["store", "prune", str(path), "--key", key[:12].upper()])
     with Store(path) as store:
         assert (len(store), store.get([key])) == (19, {})
+
+
+@pytest.mark.parametrize(
+    ("code", "name", "cure"),
+    [
+        (sqlite3.SQLITE_PROTOCOL, "locking protocol", "local disk"),
+        (sqlite3.SQLITE_IOERR_SHMMAP, "disk I/O error", "local disk"),
+        (sqlite3.SQLITE_IOERR_LOCK, "disk I/O error", "local disk"),
+        (sqlite3.SQLITE_CANTOPEN, "unable to open database file", "readable and writable"),
+        (sqlite3.SQLITE_READONLY, "attempt to write a readonly database", "Make it writable"),
+        (sqlite3.SQLITE_NOMEM, "out of memory", "Free memory"),
+        (sqlite3.SQLITE_INTERNAL, "internal error", "Run again"),
+    ],
+)
+def test_error_that_is_no_damage_never_advises_to_move_replies_away(
+    path: Path, code: int, name: str, cure: str
+) -> None:
+    error = sqlite3.OperationalError(name)
+    error.sqlite_errorcode = code
+    found = Store(path).unusable(error)
+    assert name in found.problem
+    assert cure in found.cure
+    assert "move it away" not in str(found)
+
+
+@pytest.mark.skipif(not can_mount(), reason="needs to mount")
+def test_store_on_a_read_only_disk_is_refused_before_anything_is_asked(path: Path) -> None:
+    with Store(path) as store:
+        store.check_writable()
+    mount = READ_ONLY.format(directories=path.parent)
+    program = (
+        "from mjd.errors import DataError\nfrom mjd.llm.store import Store\n"
+        f"for name in ('{path}', '{path.parent}/new/answers.sqlite'):\n"
+        "    try:\n        Store(name).check_writable()\n"
+        "    except DataError as error:\n        print(error)\n"
+        "    else:\n        raise SystemExit('no error')\n"
+    )
+    done = subprocess.run(
+        ["unshare", "-m", "bash", "-c", f'{mount} && exec "$@"', "x", sys.executable, "-c", program],
+        env=os.environ | {"PYTHONPATH": str(ROOT / "src")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    first, second = done.stdout.splitlines()
+    assert "cannot be used" in first
+    assert "move it away" not in first
+    assert "cannot be written (Read-only file system). Its disk is mounted read-only" in second
+
+
+def test_store_on_a_file_system_without_hard_links_is_made(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", none)
+    with Store(path) as store:
+        store.put([("k", {}, {"text": "kept"})])
+        assert store.get(["k"]) == {"k": {"text": "kept"}}
+    assert not list(path.parent.glob(".answers*"))

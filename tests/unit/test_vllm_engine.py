@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -44,10 +47,12 @@ def test_a_worker_without_vllm_says_what_it_lacks() -> None:
         Worker(sys.executable, {}, worker_environment(settings, 1))
 
 
-def worker(directory: Path, program: str) -> Worker:
+READY = "sys.stdin.readline(); print('{\"ready\": true}', flush=True)"
+
+
+def worker(directory: Path, program: str, ready: str = READY) -> Worker:
     """A worker that runs `program` instead of vLLM's once it has said that it is ready."""
     interpreter = directory / "python"
-    ready = "sys.stdin.readline(); print('{\"ready\": true}', flush=True)"
     interpreter.write_text(f"#!{sys.executable}\nimport json, os, sys\n{ready}\n{program}\n")
     interpreter.chmod(0o755)
     return Worker(str(interpreter), {}, dict(os.environ))
@@ -66,6 +71,71 @@ def test_a_dead_worker_can_be_closed(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="exit status 3"):
         list(dead.ask([{"prompt": list(range(300))}] * 200))
     dead.close()
+
+
+GRANDCHILD = """
+import subprocess, sys, time
+from pathlib import Path
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+Path("{folder}/pids").write_text(str(child.pid))
+"""
+
+
+def is_over(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+def wait_until_over(process: int) -> bool:
+    return any(is_over(process) or time.sleep(0.1) for _ in range(100))
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="needs /proc")
+def test_job_told_to_end_while_vllm_starts_ends_it_and_its_processes(tmp_path: Path) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(3)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            worker(tmp_path, GRANDCHILD.format(folder=tmp_path) + "time.sleep(600)", ready="")
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+    assert wait_until_over(int((tmp_path / "pids").read_text()))
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="needs /proc")
+def test_worker_that_is_closed_at_work_ends_at_once_with_its_processes(tmp_path: Path) -> None:
+    started = worker(tmp_path, GRANDCHILD.format(folder=tmp_path) + "time.sleep(600)")
+    while not (tmp_path / "pids").exists():
+        time.sleep(0.1)
+    started._owed = 1
+    begun = time.monotonic()
+    started.close()
+    assert time.monotonic() - begun < 10
+    assert wait_until_over(int((tmp_path / "pids").read_text()))
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="needs /proc")
+def test_worker_ends_with_a_killed_job(tmp_path: Path) -> None:
+    job = (
+        "import subprocess, sys, time\n"
+        "program = 'import os, threading, time; from mjd.llm.vllm_worker import _end_with_parent; '"
+        "'threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start(); time.sleep(600)'\n"
+        "child = subprocess.Popen([sys.executable, '-c', program], start_new_session=True)\n"
+        "print(child.pid, flush=True); time.sleep(600)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", job], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        child = int(process.stdout.readline())
+        time.sleep(1)
+        assert not is_over(child)
+        process.kill()
+        assert wait_until_over(child)
 
 
 def test_replies_to_a_call_that_was_left_are_not_taken_for_the_next(tmp_path: Path) -> None:

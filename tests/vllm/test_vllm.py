@@ -68,7 +68,7 @@ def test_all_spellings_of_a_letter_are_scored(
     vllm_engine: VllmEngine, score_requests: list[Score], expected: list[Scored]
 ) -> None:
     """Default `letter_tokens: all`; the mass of the single tokens is smaller."""
-    vllm_engine.check(score_requests, [str(i) for i in range(len(score_requests))])
+    vllm_engine.check((request, str(i)) for i, request in enumerate(score_requests))
     assert list(vllm_engine.report()["letter_token_ids"]["A"].values()) == ["A", "ĠA"]
     every = scored(vllm_engine, score_requests[:4])
     vllm_engine.tokens.letter_tokens = "single"

@@ -95,6 +95,50 @@ def test_without_encoders_there_are_mjds_and_their_tables(snakemake: Run, tmp_pa
     assert not re.search("finetun|train_base|load_pairs|load_ood", done.stdout + done.stderr)
 
 
+def test_encoders_emptied_on_the_command_line_are_not_trained(snakemake: Run) -> None:
+    done = snakemake("-n", "all", config={"results_dir": "results/not-there", "encoders": {}})
+    assert done.returncode == 0, done.stderr
+    planned = done.stdout + done.stderr
+    assert "distribution_comparison" in planned
+    assert not re.search("finetun|train_base|load_pairs|load_ood|ood_table", planned)
+
+
+@pytest.mark.parametrize("target", ["all", "mjds", "data", "models", "plan"])
+def test_configuration_without_encoders_pairs_and_rounds_plans_its_jobs(
+    snakemake: Run, tmp_path: Path, target: str
+) -> None:
+    values = yaml.safe_load((ROOT / "config/config.yaml").read_text(encoding="utf-8"))
+    data = {name: part for name, part in values["data"].items() if name not in ("pairs", "ood")}
+    path = tmp_path / "config.yaml"
+    own = {"data": data, "encoders": {}, "results_dir": str(tmp_path)}
+    path.write_text(yaml.safe_dump(values | own), encoding="utf-8")
+    done = snakemake("-n", target, "--configfile", str(path))
+    assert done.returncode == 0, done.stderr
+    assert re.search("load_items|download_model", done.stdout + done.stderr)
+    assert not re.search("finetun|train_base|load_pairs|load_ood", done.stdout + done.stderr)
+
+
+def test_twelve_explanations_in_all_orders_end_the_run_before_any_model_is_fetched(
+    snakemake: Run, tmp_path: Path
+) -> None:
+    texts = tmp_path / "explanations.csv"
+    items = (ROOT / "resources/sample/synthetic_items.csv").read_text(encoding="utf-8").splitlines()
+    uids = [line.split(",")[0] for line in items if line.startswith("synthetic-train")]
+    rows = [f"{uid},{n},e,Reason {n}.,a1" for uid in uids for n in range(12)]
+    texts.write_text("\n".join(["uid,position,label,text,annotator", *rows, ""]), encoding="utf-8")
+    config = {
+        "results_dir": str(tmp_path),
+        "downloads_dir": str(tmp_path),
+        "data": {"items": {"human_explanations": str(texts)}},
+        "scoring": {"orders": "all"},
+    }
+    done = snakemake("--cores", "1", "mjds", config=config)
+    assert done.returncode != 0
+    assert "2,874,009,600 prompts an item" in done.stderr
+    assert "Set scoring.orders: cyclic (72 prompts an item)" in done.stderr
+    assert not (tmp_path / "models").exists()
+
+
 def test_a_download_without_network_or_mirror_says_the_cure(
     snakemake: Run, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -1,6 +1,7 @@
 # What rules share: registries, and functions that find their inputs and cut their params.
 from mjd import registry
 from mjd.config import source_ids
+from mjd.gpus import find_gpus, limit_gpus
 
 REGISTRY = registry.sources()
 PUBLISHED = registry.published()
@@ -81,3 +82,32 @@ def longest_counts_line_breaks(wildcards):
     published = PUBLISHED.get(wildcards.llm.removeprefix("published-"))
     named = wildcards.llm.startswith("published-") and published
     return bool(named and published.longest_counts_line_breaks)
+
+
+def gpus_asked():
+    """GPUs that each LLM and encoder of this run's jobs asks for, by its key in the configuration."""
+    asked = {}
+    for job in workflow.dag.needrun_jobs():
+        for section, wildcard in (("llms", "llm"), ("encoders", "encoder")):
+            name = job.wildcards_dict.get(wildcard)
+            entry = getattr(CONFIG, section).get(name)
+            if entry and "gpu" in job.rule.resources:
+                asked[f"{section}.{name}"] = entry.resources.gpu
+    return asked
+
+
+def limit_gpus_of_run():
+    """Let no more jobs start than there are GPUs for: `--resources gpu=N`, else this machine's where jobs run here."""
+    asked = gpus_asked()
+    if not any(asked.values()):
+        return
+    given = workflow.global_resources.get("gpu").value
+    found = len(find_gpus()) if workflow.local_exec else None
+    try:
+        limit = limit_gpus(asked, given, found)
+    except ConfigError as error:
+        raise WorkflowError(str(error)) from None
+    if given is None and limit is not None:
+        # Known now that the executor is: a login node without GPUs must not hold back a cluster's jobs.
+        workflow.scheduler.global_resources["gpu"] = limit
+        workflow.scheduler.resources["gpu"] = limit

@@ -87,56 +87,61 @@ ITEMS_TO_COMPARE = (
 )
 
 
-rule load_pairs:
-    input:
-        data_items=ITEMS_TO_COMPARE,
-        files=given(CONFIG.data.pairs.path),
-        sources=source_directories(CONFIG.data.pairs.loader),
-    output:
-        f"{RESULTS}/data/pairs.parquet",
-    log:
-        f"{LOGS}/load_pairs.log",
-    benchmark:
-        f"{BENCHMARKS}/load_pairs.tsv"
-    priority: CHECKS_FIRST
-    conda:
-        "../envs/mjd.yaml"
-    threads: 1
-    resources:
-        mem_mb=2000,
-        runtime=10,
-    params:
-        data=CONFIG.data.pairs.model_dump(),
-        task=CONFIG.task.model_dump(),
-    message:
-        "Labelled pairs for the base classifier"
-    script:
-        "../scripts/load_pairs.py"
+# Classifiers alone need pairs and OOD rounds: a configuration without encoders may leave them out.
+if CONFIG.data.pairs:
+
+    rule load_pairs:
+        input:
+            data_items=ITEMS_TO_COMPARE,
+            files=given(CONFIG.data.pairs.path),
+            sources=source_directories(CONFIG.data.pairs.loader),
+        output:
+            f"{RESULTS}/data/pairs.parquet",
+        log:
+            f"{LOGS}/load_pairs.log",
+        benchmark:
+            f"{BENCHMARKS}/load_pairs.tsv"
+        priority: CHECKS_FIRST
+        conda:
+            "../envs/mjd.yaml"
+        threads: 1
+        resources:
+            mem_mb=2000,
+            runtime=10,
+        params:
+            data=CONFIG.data.pairs.model_dump(),
+            task=CONFIG.task.model_dump(),
+        message:
+            "Labelled pairs for the base classifier"
+        script:
+            "../scripts/load_pairs.py"
 
 
-rule load_ood:
-    input:
-        data_items=ITEMS_TO_COMPARE,
-        files=given(CONFIG.data.ood.path),
-        sources=source_directories(CONFIG.data.ood.loader),
-    output:
-        f"{RESULTS}/data/ood.parquet",
-    log:
-        f"{LOGS}/load_ood.log",
-    benchmark:
-        f"{BENCHMARKS}/load_ood.tsv"
-    priority: CHECKS_FIRST
-    conda:
-        "../envs/mjd.yaml"
-    threads: 1
-    resources:
-        mem_mb=1000,
-        runtime=10,
-    params:
-        data=CONFIG.data.ood.model_dump(),
-        task=CONFIG.task.model_dump(),
-        limit=CONFIG.limit,
-    message:
-        "Out-of-distribution test rounds"
-    script:
-        "../scripts/load_ood.py"
+if CONFIG.data.ood:
+
+    rule load_ood:
+        input:
+            data_items=ITEMS_TO_COMPARE,
+            files=given(CONFIG.data.ood.path),
+            sources=source_directories(CONFIG.data.ood.loader),
+        output:
+            f"{RESULTS}/data/ood.parquet",
+        log:
+            f"{LOGS}/load_ood.log",
+        benchmark:
+            f"{BENCHMARKS}/load_ood.tsv"
+        priority: CHECKS_FIRST
+        conda:
+            "../envs/mjd.yaml"
+        threads: 1
+        resources:
+            mem_mb=1000,
+            runtime=10,
+        params:
+            data=CONFIG.data.ood.model_dump(),
+            task=CONFIG.task.model_dump(),
+            limit=CONFIG.limit,
+        message:
+            "Out-of-distribution test rounds"
+        script:
+            "../scripts/load_ood.py"

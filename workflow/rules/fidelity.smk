@@ -50,31 +50,33 @@ rule selection_agreement:
         "../scripts/selection_agreement.py"
 
 
-rule published_comparison:
-    input:
-        reading="resources/published/reading.yaml",
-        published=[f"resources/published/{table}.csv" for table in READING.columns],
-        distribution_comparison=rules.distribution_comparison.output.parquet,
-        finetuning=rules.finetuning_table.output.parquet,
-        ood=rules.ood_table.output.parquet,
-    output:
-        parquet=f"{RESULTS}/tables/published_comparison.parquet",
-        csv=f"{RESULTS}/tables/published_comparison.csv",
-    log:
-        f"{LOGS}/published_comparison.log",
-    benchmark:
-        f"{BENCHMARKS}/published_comparison.tsv"
-    conda:
-        "../envs/mjd.yaml"
-    threads: 1
-    resources:
-        mem_mb=1000,
-        runtime=10,
-    params:
-        ours=["distribution_comparison", "finetuning", "ood"],
-        comparable=comparable(CONFIG, READING).model_dump(),
-        data_set=CONFIG.data.label,
-    message:
-        "Set our numbers beside the published ones"
-    script:
-        "../scripts/published_comparison.py"
+if CONFIG.encoders:
+
+    rule published_comparison:
+        input:
+            reading="resources/published/reading.yaml",
+            published=[f"resources/published/{table}.csv" for table in READING.columns],
+            distribution_comparison=rules.distribution_comparison.output.parquet,
+            finetuning=rules.finetuning_table.output.parquet,
+            ood=rules.ood_table.output.parquet,
+        output:
+            parquet=f"{RESULTS}/tables/published_comparison.parquet",
+            csv=f"{RESULTS}/tables/published_comparison.csv",
+        log:
+            f"{LOGS}/published_comparison.log",
+        benchmark:
+            f"{BENCHMARKS}/published_comparison.tsv"
+        conda:
+            "../envs/mjd.yaml"
+        threads: 1
+        resources:
+            mem_mb=1000,
+            runtime=10,
+        params:
+            ours=["distribution_comparison", "finetuning", "ood"],
+            comparable=comparable(CONFIG, READING).model_dump(),
+            data_set=CONFIG.data.label,
+        message:
+            "Set our numbers beside the published ones"
+        script:
+            "../scripts/published_comparison.py"

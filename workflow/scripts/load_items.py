@@ -7,17 +7,20 @@ from mjd.data.overlap import items_report, report_entry
 from mjd.explanations import check_sources
 from mjd.io import write_parquet
 from mjd.job import job, provenance, source_directories, train_items
+from mjd.prompt_counts import check_prompts_per_item
 from mjd.settings import check
 
 with job(snakemake):
     task = check(Task, snakemake.params.task, "task")
     data = check(ItemsData, snakemake.params.data, "data.items")
-    fine_tuning = bool(load_config(snakemake.config).encoders)
+    config = load_config(snakemake.config)
+    fine_tuning = bool(config.encoders)
     items, human_explanations = load_items(
         data, task, source_directories(snakemake.input.sources), snakemake.params.limit, fine_tuning
     )
     guided_by = {f"{name}-lg": entry.guided_by for name, entry in task.label_counts.items()}
     check_sources(snakemake.params.sources, guided_by, train_items(items), human_explanations, task.label_set)
+    check_prompts_per_item(config, train_items(items), human_explanations)
     where = data.items or data.loader
     warnings = items_report(items, task.label_set, task.text_fields, list(task.label_counts), where)
     origin = provenance(snakemake, loader=data.loader, **report_entry(warnings))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import importlib.util
 import json
 import logging
 import os
@@ -21,7 +22,10 @@ from mjd.registry import ModelEntry
 # What a model directory needs; leaves out the same weights in other formats.
 MODEL_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.tiktoken")
 NOT_MODEL_FILES = ("original/*", "onnx/*", "openvino/*", "coreml/*", "runs/*")
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "*.tiktoken")
+# Tokenizer files that Transformers can read only with packages that mjd does not need otherwise.
+SENTENCEPIECE_FILES = ("tokenizer.model", "spm.model", "spiece.model", "sentencepiece.bpe.model")
+_TOKENIZER_PACKAGES = {"sentencepiece": "sentencepiece", "protobuf": "google.protobuf", "tiktoken": "tiktoken"}
+TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "*.tiktoken", *SENTENCEPIECE_FILES)
 # Logits of the saved model against those of the GGUF it was made from.
 LOGIT_TOLERANCE = 1e-5
 
@@ -68,6 +72,31 @@ def check_model_directory(directory: Path, name: str) -> None:
                 f"{name} has no {what} ({' or '.join(patterns)}).",
                 "Choose a revision that has them, or save the model with save_pretrained into a directory of your own.",
             )
+    if packages := missing_packages(directory):
+        raise ModelError(f"The tokenizer of {name} cannot be read: packages for it are missing.", packages)
+
+
+def missing_packages(directory: Path) -> str | None:
+    """The cure where a directory has no other tokenizer than one for which packages are missing; else None."""
+    found = [file for file in SENTENCEPIECE_FILES if (directory / file).exists()]
+    found += [file.name for file in sorted(directory.glob("*.tiktoken"))]
+    if not found or any((directory / other).exists() for other in ("tokenizer.json", "vocab.json", "vocab.txt")):
+        return None
+    lacking = [package for package, module in _TOKENIZER_PACKAGES.items() if not _is_installed(module)]
+    if not lacking:
+        return None
+    return (
+        f"Its only tokenizer file is {found[0]}: install the packages that read it (`.venv/bin/pip install "
+        f"{' '.join(lacking)}`), or save it once as tokenizer.json where they are installed "
+        "(`AutoTokenizer.from_pretrained(directory).save_pretrained(directory)`)."
+    )
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # of its parent package
+        return False
 
 
 # -- package ------------------------------------------------------------------------------------------------------
@@ -203,6 +232,8 @@ def convert_gguf(gguf: Path, target: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from mjd.checkpoints import loading
+
     _log.info("Converting %s to float32 safetensors.", gguf.name)
     try:
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
@@ -212,8 +243,9 @@ def convert_gguf(gguf: Path, target: Path) -> None:
             f"{gguf} cannot be read as a GGUF language model ({error}).",
             "Give a GGUF file of an architecture that Transformers supports, or a safetensors directory.",
         ) from error
-    _save_plain(loaded, target)
-    tokenizer.save_pretrained(target)
+    with loading(gguf, str(gguf), "a GGUF language model", "Give a safetensors directory of the model instead."):
+        _save_plain(loaded, target)
+        tokenizer.save_pretrained(target)
     for file in target.iterdir():
         file.chmod(0o644)  # safetensors are written for the owner alone
     _check_conversion(loaded, target, str(gguf))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -159,8 +159,8 @@ class Engine(ABC):
     @abstractmethod
     def score(self, requests: Sequence[Score]) -> Iterator[tuple[int, Scored | Unanswered]]: ...
 
-    def check(self, requests: Sequence[Generate | Score], names: Sequence[str]) -> None:  # noqa: B027 -- most engines have nothing to check
-        """Check all requests of a job before the first of them is answered; `names` says what each is.
+    def check(self, requests: Iterable[tuple[Generate | Score, str]]) -> None:  # noqa: B027 -- most engines have nothing to check
+        """Check all requests of a job, each with a name for messages, before the first of them is answered.
 
         Raises:
             MjdError: one of them cannot be answered as asked.

@@ -6,15 +6,15 @@ import functools
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 from jinja2 import TemplateError
-from transformers import AutoTokenizer
 
 from mjd import reasoning, registry
+from mjd.checkpoints import load_tokenizer
 from mjd.errors import ModelError
 from mjd.llm import chat_template as templates
 from mjd.llm.base import Generate, Message, Score
@@ -56,7 +56,7 @@ class ChatTokenizer:
         letter_tokens: LetterTokens = "all",
         answer_room: int = 0,
     ) -> None:
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(directory)
+        self.tokenizer: Any = load_tokenizer(directory, name)
         self.name = name
         template = self.tokenizer.chat_template
         self.is_plain = chat_template == "none" or not template
@@ -101,9 +101,10 @@ class ChatTokenizer:
                     **self.variables,
                 )
             )
-        except TemplateError as error:
+        except Exception as error:  # templates are programs: they raise what they like
+            said = str(error) if isinstance(error, TemplateError) else f"{type(error).__name__}: {error}"
             raise ModelError(
-                f"The chat template of {self.name} refuses a prompt ({error}).",
+                f"The chat template of {self.name} refuses a prompt ({said}).",
                 "Where it knows no system role, set prompts.system: null; or set the LLM's chat_template: none.",
             ) from None
 
@@ -174,19 +175,19 @@ class ChatTokenizer:
         ids = self.tokenizer(list(texts), add_special_tokens=self.is_plain, return_attention_mask=False)["input_ids"]
         return [list(map(int, one)) for one in ids]
 
-    def check(self, requests: Sequence[Generate | Score], names: Sequence[str]) -> None:
+    def check(self, requests: Iterable[tuple[Generate | Score, str]]) -> None:
         """Check the prompts of a job before its first answer, and note what is special about them.
 
         Args:
-            requests: all of the job's.
-            names: what each is (`item i1`), for errors and warnings.
+            requests: all of the job's, each with what it is (`item i1`), for errors and warnings.
 
         Raises:
             ModelError: a prompt cannot be rendered or read as asked; the item is named.
         """
         marked: list[str] = []
         near: list[str] = []
-        for request, name in zip(requests, names, strict=True):
+        prompt = None
+        for request, name in requests:
             try:
                 prompt = self.prompt(request.messages, isinstance(request, Score))
                 if self.markers.inside(prompt):
@@ -202,7 +203,7 @@ class ChatTokenizer:
                         near.append(name)
             except ModelError as error:
                 raise ModelError(f"{name[:1].upper()}{name[1:]}: {error.problem}", error.cure) from None
-        if requests:
+        if prompt is not None:
             roles = (f"{{{message.role}}}" for message in request.messages)
             self._found["prompt_frame"] = "".join(
                 p if i % 2 == 0 else next(roles) for i, p in enumerate(_parts(prompt))
@@ -373,7 +374,8 @@ def _context(path: Path) -> int | None:
 
 def _config_value(path: Path, key: str | None) -> Any:
     """A value of a model directory's JSON file, or the whole of it; None where there is none."""
-    if not path.is_file():
-        return None
-    whole = json.loads(path.read_text(encoding="utf-8"))
-    return whole if key is None else whole.get(key)
+    try:
+        whole = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        return whole if key is None or whole is None else whole.get(key)
+    except (OSError, ValueError, AttributeError) as error:
+        raise ModelError(f"{path} holds no JSON keys ({error}).", "Download the model again.") from error

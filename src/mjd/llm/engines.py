@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mjd.llm.base import Engine, Workplace
 
@@ -31,7 +31,13 @@ def build_engine(settings: Llm, directory: str | Path, identity: str, workplace:
         identity: model and revision, for request keys and provenance.
         workplace: threads and ledger of the job.
     """
-    module, name = ENGINES[settings.engine].split(":")
-    factory = getattr(importlib.import_module(module), name)
+    factory: Any = engine_class(settings.engine)
     engine: Engine = factory(directory, settings, identity, workplace or Workplace())
     return engine
+
+
+def engine_class(name: str) -> type[Engine]:
+    """The class of an engine; its module is imported."""
+    module, _, class_name = ENGINES[name].partition(":")
+    found: type[Engine] = getattr(importlib.import_module(module), class_name)
+    return found

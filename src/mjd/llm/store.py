@@ -8,7 +8,7 @@ stored. Beside the replies it keeps what was spent (`mjd.llm.ledger`).
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import errno
 import hashlib
 import json
 import os
@@ -25,6 +25,7 @@ from typing import Any
 
 from mjd.errors import DataError
 from mjd.llm.base import EngineInfo, Generate, Score, stored_key
+from mjd.locks import LOCAL_DISK, check_locks, in_turn, unwritable
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS replies (
@@ -50,13 +51,36 @@ _LATER_COLUMNS = {
 # A reply to keep: key, request (`request_record`), response.
 StoredReply = tuple[str, Mapping[str, Any], Mapping[str, Any]]
 _LOOK_UP = 500
+# What file systems without hard links answer.
+_NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV})
 # What to do about errors of a store that is not damaged.
+_NO_LOCAL_DISK = f"Its file system lacks the locks or the shared memory that SQLite needs. {LOCAL_DISK}"
 _CURES = {
+    sqlite3.SQLITE_PROTOCOL: _NO_LOCAL_DISK,
+    sqlite3.SQLITE_NOLFS: _NO_LOCAL_DISK,
+    sqlite3.SQLITE_CANTOPEN: "Make the file and its directory readable and writable for you, then run again.",
+    sqlite3.SQLITE_PERM: "Make the file and its directory readable and writable for you, then run again.",
+    sqlite3.SQLITE_NOMEM: "Free memory, then run again.",
+    sqlite3.SQLITE_LOCKED: "Another process has it locked: let that end, then run again.",
     sqlite3.SQLITE_BUSY: "Another process has it locked: let that end (a backup, a database shell), then run again.",
     sqlite3.SQLITE_FULL: "Free space on its disk, then run again.",
-    sqlite3.SQLITE_IOERR: "Check its disk, then run again.",
+    sqlite3.SQLITE_IOERR: "Check its disk, or put results_dir on a local one, then run again.",
     sqlite3.SQLITE_READONLY: "Make it writable, then run again.",
 }
+# Codes in full that mean the file system, and those (without their details) that mean damage.
+_NO_SHARED_MEMORY = frozenset(
+    {
+        sqlite3.SQLITE_IOERR_LOCK,
+        sqlite3.SQLITE_IOERR_RDLOCK,
+        sqlite3.SQLITE_IOERR_UNLOCK,
+        sqlite3.SQLITE_IOERR_CHECKRESERVEDLOCK,
+        sqlite3.SQLITE_IOERR_SHMLOCK,
+        sqlite3.SQLITE_IOERR_SHMMAP,
+        sqlite3.SQLITE_IOERR_SHMOPEN,
+        sqlite3.SQLITE_IOERR_SHMSIZE,
+    }
+)
+_DAMAGE = frozenset({0, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT})
 _MAGIC = b"SQLite format 3\x00"
 
 
@@ -80,11 +104,13 @@ class Store:
     @cached_property
     def db(self) -> sqlite3.Connection:
         """The open database; opened when first used, so that jobs without need of it leave the file alone."""
-        if not self.path.exists():
-            if not self._create:
-                raise DataError(f"There is no response store at {self.path}.", "Give the path of a store.")
-            _create(self.path)
+        if not self._create and not self.path.exists():
+            raise DataError(f"There is no response store at {self.path}.", "Give the path of a store.")
         try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            check_locks(self.path.parent, "the response store")
+            if not self.path.exists():
+                _create(self.path)
             _check_length(self.path)
             db = sqlite3.connect(self.path, timeout=60, isolation_level=None)
             try:
@@ -174,9 +200,21 @@ class Store:
         except sqlite3.DatabaseError as error:
             raise self.unusable(error) from error
 
+    def check_writable(self) -> None:
+        """Raise `DataError` where replies could not be kept, before any is paid for."""
+        with self.transaction():
+            pass
+
     def unusable(self, error: Exception) -> DataError:
         """The error of a store that cannot be used: for the time being, or because it is damaged."""
-        cure = _CURES.get(getattr(error, "sqlite_errorcode", 0) & 0xFF)  # the rest of a code is a detail
+        if isinstance(error, OSError):
+            return unwritable(self.path, error)
+        code = getattr(error, "sqlite_errorcode", 0)
+        cure = _CURES.get(code & 0xFF)  # the rest of a code is a detail
+        if code in _NO_SHARED_MEMORY:
+            cure = _NO_LOCAL_DISK
+        elif cure is None and code & 0xFF not in _DAMAGE:
+            cure = "Run again; if it fails again, check its disk and directory."
         return DataError(
             f"The response store {self.path} cannot be used ({error}).",
             f"What it holds is kept. {cure}"
@@ -192,9 +230,7 @@ def one_at_a_time(store: Path, model: str) -> Iterator[None]:
     The lock ends with the process, however it ends.
     """
     name = hashlib.sha256(model.encode()).hexdigest()[:16]
-    store.parent.mkdir(parents=True, exist_ok=True)
-    with open(store.with_name(f"{name}.lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with in_turn(store.with_name(f"{name}.lock"), f"asking {model}, which costs money,"):
         yield
 
 
@@ -225,10 +261,17 @@ def _create(path: Path) -> None:
         db.executescript(_TABLES)
         db.close()
         os.chmod(name, 0o644)
-        with contextlib.suppress(FileExistsError):
+        try:
             os.link(name, path)
+        except FileExistsError:
+            pass
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            if not path.exists():
+                os.rename(name, path)
     finally:
-        os.unlink(name)
+        Path(name).unlink(missing_ok=True)
 
 
 def _add_later_columns(db: sqlite3.Connection) -> None:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM
 
 from mjd import onednn
+from mjd.checkpoints import check_quantisation, check_unread_weights, loading
 from mjd.config import Llm
 from mjd.devices import keep_freed_memory, resolve_device, set_threads
 from mjd.errors import ModelError
@@ -50,8 +50,8 @@ class TransformersEngine(Engine):
         self.settings = settings
         # Enough that free slots find further prompts.
         self.answers_per_call = max(48, 2 * settings.batch_size)
-        self.device = resolve_device(settings.device)
-        self.model: Any = _load(directory, getattr(torch, settings.dtype), identity).to(self.device).eval()
+        self.device = resolve_device(settings.device, settings.resources.gpu)
+        self.model: Any = _load(directory, getattr(torch, settings.dtype), identity, self.device).eval()
         onednn.use_in_linear_layers(self.model)
         # No end is None, 0 or (XLNet) -1.
         longest = max(getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or 0, 0) or None
@@ -83,9 +83,9 @@ class TransformersEngine(Engine):
             longest=self.tokens.longest,
         )
 
-    def check(self, requests: Sequence[Generate | Score], names: Sequence[str]) -> None:
+    def check(self, requests: Iterable[tuple[Generate | Score, str]]) -> None:
         """Check every prompt of a job, see `ChatTokenizer.check`."""
-        self.tokens.check(requests, names)
+        self.tokens.check(requests)
 
     def report(self) -> dict[str, Any]:
         """Tokens of the letters, template variables, what `check` noted, and how scoring and generation were run."""
@@ -140,19 +140,21 @@ class TransformersEngine(Engine):
         yield from self.execution.answers(ids, requests, self.end_ids)
 
 
-def _load(directory: str | Path, dtype: torch.dtype, name: str) -> Any:
-    """The model of a directory; one that lacks weights is refused: Transformers would draw them at random."""
-    try:
+def _load(directory: str | Path, dtype: torch.dtype, name: str, device: torch.device) -> Any:
+    """The model of a directory on its device; one that lacks weights is refused: Transformers would draw some."""
+    cure = (
+        "Give a complete directory (config.json, safetensors) of an architecture that Transformers knows; remove a "
+        "damaged copy and download it again."
+    )
+    check_quantisation(directory, name)
+    with loading(directory, name, "a language model", cure):
         # Eager: some classes keep the attention they are loaded with, and only eager is exact for every architecture.
         model, loaded = AutoModelForCausalLM.from_pretrained(
-            directory, dtype=dtype, output_loading_info=True, attn_implementation="eager"
+            directory, dtype=dtype, output_loading_info=True, trust_remote_code=False, attn_implementation="eager"
         )
-    except (OSError, RuntimeError, SafetensorError, ValueError) as error:
-        raise ModelError(
-            f"{name} cannot be loaded as a language model ({error}).",
-            "Give a complete directory (config.json, safetensors) of an architecture that Transformers knows; remove a "
-            "damaged copy and download it again.",
-        ) from error
+        if not (getattr(model, "is_loaded_in_4bit", False) or getattr(model, "is_loaded_in_8bit", False)):
+            model = model.to(device)  # bitsandbytes has put its models where they belong
+    check_unread_weights(loaded["unexpected_keys"], name)
     # Weights that a model shares between layers (tied embeddings) are not among the missing ones.
     missing = sorted(loaded["missing_keys"])
     if missing:

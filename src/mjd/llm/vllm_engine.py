@@ -7,14 +7,16 @@ import json
 import logging
 import math
 import os
+import signal
 import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from mjd.caches import cache_environment
 from mjd.config import Llm
 from mjd.errors import ModelError
 from mjd.llm.base import Engine, EngineInfo, Generate, Generated, Score, Scored, ScoreKind, Usage, Workplace
@@ -78,13 +80,15 @@ class VllmEngine(Engine):
         self._environment = worker_environment(settings, workplace.threads or 1)
         self._worker: Worker | None = None
 
-    def check(self, requests: Sequence[Generate | Score], names: Sequence[str]) -> None:
+    def check(self, requests: Iterable[tuple[Generate | Score, str]]) -> None:
         """Check every prompt of a job, see `ChatTokenizer.check`, and its length with the answer, see `generate`."""
-        self.tokens.check(requests, names)
-        if self.settings.vllm.max_length:
-            for request, name in zip(requests, names, strict=True):
-                if isinstance(request, Generate):
-                    self._check_length(self.tokens.encode([self.tokens.prompt(request.messages)])[0], request, name)
+        self.tokens.check(self._that_fit(requests))
+
+    def _that_fit(self, requests: Iterable[tuple[Generate | Score, str]]) -> Iterator[tuple[Generate | Score, str]]:
+        for request, name in requests:
+            if self.settings.vllm.max_length and isinstance(request, Generate):
+                self._check_length(self.tokens.encode([self.tokens.prompt(request.messages)])[0], request, name)
+            yield request, name
 
     def report(self) -> dict[str, Any]:
         """Tokens of the letters, template variables, and what `check` noted."""
@@ -179,12 +183,17 @@ class Worker:
             encoding="utf-8",
             errors="replace",  # compilers and drivers write to standard error in any encoding
             env=environment,
+            start_new_session=True,  # its processes end together, and no terminal's Ctrl-C comes between
         )
         self._listener = threading.Thread(target=self._listen, args=(self._process.stderr,), daemon=True)
         self._listener.start()
         log.info("starting vLLM (%s)", python)
-        self._send(arguments)
-        self._receive()
+        try:
+            self._send(arguments)
+            self._receive()
+        except BaseException:  # the job was told to end meanwhile
+            self._kill()
+            raise
         log.info("vLLM is ready")
 
     def ask(self, requests: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -197,15 +206,22 @@ class Worker:
             yield self._reply()
 
     def close(self) -> None:
-        """Let the worker end, by force after half a minute."""
+        """Let the worker end, by force after half a minute, or at once where it is still at work."""
+        if self._owed:
+            self._kill()
+            return
         if self._process.stdin:
             with contextlib.suppress(BrokenPipeError):  # it is dead already
                 self._process.stdin.close()
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=30)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        self._kill()
+
+    def _kill(self) -> None:
+        """End whatever is left of the worker and of the processes that vLLM has started for it."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
 
     def _send(self, message: Any) -> None:
         stdin = self._process.stdin
@@ -293,7 +309,7 @@ def vllm_version(python: str, required: bool = True) -> str:
 def worker_environment(settings: Llm, threads: int) -> dict[str, str]:
     """Environment of the worker: no network, no usage statistics, and on CPU the job's cores and cache size.
 
-    What the user has set already stays.
+    What the user has set already stays, but for caches that cannot be written: they go to temporary directories.
     """
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(threads))
     defaults = {
@@ -305,7 +321,7 @@ def worker_environment(settings: Llm, threads: int) -> dict[str, str]:
     }
     # mjd lets PyTorch's waiting threads sleep; vLLM's have their cores to themselves and are faster when they spin.
     given = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
-    return defaults | given | {"PYTHONPATH": str(SOURCE)}
+    return defaults | given | cache_environment(given) | {"PYTHONPATH": str(SOURCE)}
 
 
 def _llm_arguments(directory: str | Path, settings: Llm) -> dict[str, Any]:

@@ -12,13 +12,17 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from typing import Any, TextIO
 
 
 def main() -> int:
     replies = _own_stdout()
+    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     from vllm import LLM
 
     llm = LLM(**json.loads(sys.stdin.readline()))
@@ -34,6 +38,15 @@ def _own_stdout() -> TextIO:
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     return replies
+
+
+def _end_with_parent(parent: int) -> None:
+    """End this process and those that vLLM has started soon after its parent, however that ended."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    if os.getpgid(0) == os.getpid():
+        os.killpg(0, signal.SIGKILL)
+    os._exit(1)
 
 
 def _send(replies: TextIO, message: dict[str, Any]) -> None:

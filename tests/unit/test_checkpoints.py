@@ -1,0 +1,216 @@
+"""Checkpoints that do not load: one clear error each, whatever Transformers raises, before anything is computed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import BartConfig, BartModel, BertTokenizer
+
+from mjd.checkpoints import load_tokenizer
+from mjd.classifier import encode, load_encoder, predict
+from mjd.config import Llm
+from mjd.data.models import check_model_directory
+from mjd.errors import ModelError
+from mjd.labels import LabelSet
+from mjd.llm.base import Message, Score
+from mjd.llm.chat_tokens import ChatTokenizer
+from mjd.llm.transformers_engine import TransformersEngine
+from mjd.plan_state import own_counter
+from tests.unit.tiny_llms import save_tiny_llm
+
+Edit = Callable[[Path], object]
+SENTENCEPIECE = b"\n\x0e\n\x05<unk>\x15\x00\x00\x00\x00\x18\x02"
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    return save_tiny_llm(tmp_path / "tiny")
+
+
+def set_keys(directory: Path, file: str, **keys: Any) -> None:
+    path = directory / file
+    path.write_text(json.dumps(json.loads(path.read_text()) | keys))
+
+
+def only_sentencepiece(directory: Path, name: str, tokenizer_class: str) -> None:
+    (directory / "tokenizer.json").unlink()
+    (directory / name).write_bytes(SENTENCEPIECE)
+    set_keys(directory, "tokenizer_config.json", tokenizer_class=tokenizer_class)
+
+
+def quantised(method: str, **more: Any) -> Edit:
+    return lambda directory: set_keys(directory, "config.json", quantization_config={"quant_method": method} | more)
+
+
+def load(directory: Path) -> TransformersEngine:
+    return TransformersEngine(directory, Llm(title="x", model="m", device="cpu"), "local:mine")
+
+
+@pytest.mark.parametrize(
+    ("edit", "problem", "cure"),
+    [
+        (quantised("bitsandbytes", load_in_4bit=True), r"local:mine is quantised \(bitsandbytes\)", "bitsandbytes"),
+        (quantised("gptq", bits=4, group_size=128), r"local:mine is quantised \(gptq\)", "optimum"),
+        (quantised("awq", bits=4, group_size=128), r"local:mine is quantised \(awq\)", "gptqmodel"),
+        (quantised("compressed-tensors"), r"is quantised \(compressed-tensors\)", "compressed-tensors"),
+        (quantised("mine"), r"is quantised \(mine\), which Transformers does not know", "engine: vllm"),
+    ],
+)
+def test_quantised_checkpoint_without_its_package_names_package_and_vllm(
+    tiny: Path, edit: Edit, problem: str, cure: str
+) -> None:
+    edit(tiny)
+    with pytest.raises(ModelError, match=problem) as error:
+        load(tiny)
+    assert cure in error.value.cure
+    assert "engine: vllm" in error.value.cure
+
+
+def test_quantised_weights_without_quantization_config_are_refused(tiny: Path) -> None:
+    weights = load_file(tiny / "model.safetensors")
+    name = next(key for key in weights if key.endswith("q_proj.weight"))
+    save_file(weights | {f"{name}_scale": torch.ones(1)}, tiny / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match="holds quantised weights, but its config"):
+        load(tiny)
+
+
+@pytest.mark.parametrize(
+    ("edit", "problem"),
+    [
+        (lambda d: set_keys(d, "config.json", hidden_size="a"), "local:mine cannot be loaded as .*hidden_size"),
+        (lambda d: set_keys(d, "config.json", model_type="unheard-of"), "local:mine cannot be loaded as"),
+        (
+            lambda d: set_keys(
+                d, "config.json", model_type="own", auto_map={"AutoConfig": "c.C", "AutoModelForCausalLM": "m.M"}
+            ),
+            "local:mine needs program code of its own, which mjd does not run",
+        ),
+        (lambda d: (d / "config.json").write_text("[]"), "local:mine cannot be loaded as"),
+        (lambda d: (d / "tokenizer.json").write_text('{"a": 1'), "local:mine cannot be loaded as a tokenizer"),
+        (lambda d: (d / "tokenizer.json").write_text('{"model": 1}'), "local:mine cannot be loaded as a tokenizer"),
+        (lambda d: (d / "tokenizer_config.json").write_text("{"), "local:mine cannot be loaded as a tokenizer"),
+        (lambda d: (d / "generation_config.json").write_text("[]"), "local:mine cannot be loaded as"),
+    ],
+)
+def test_damaged_or_foreign_files_give_one_model_error(tiny: Path, edit: Edit, problem: str) -> None:
+    edit(tiny)
+    with pytest.raises(ModelError, match=problem):
+        load(tiny)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("tokenizer.model", "LlamaTokenizer"), ("spm.model", "DebertaV2Tokenizer"), ("spiece.model", "T5Tokenizer")],
+)
+def test_sentencepiece_tokenizer_without_packages_names_them(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, name: str, kind: str
+) -> None:
+    only_sentencepiece(tiny, name, kind)
+    # As in the locked environment, wherever the test runs.
+    monkeypatch.setattr("mjd.data.models._is_installed", lambda module: False)
+    with pytest.raises(ModelError, match="tokenizer") as error:
+        ChatTokenizer(tiny, "auto", "local:mine")
+    assert f"Its only tokenizer file is {name}: install" in error.value.cure
+    assert "pip install sentencepiece protobuf tiktoken" in error.value.cure
+    with pytest.raises(ModelError, match="packages for it are missing"):
+        check_model_directory(tiny, "local:mine")
+
+
+def test_missing_tokenizer_packages_end_a_plan_and_an_encoder_alike(
+    tiny: Path, tiny_bert: Path, tmp_path: Path, nli_labels: LabelSet
+) -> None:
+    only_sentencepiece(tiny, "tokenizer.model", "LlamaTokenizer")
+    with pytest.raises(ModelError):
+        own_counter(tiny, "auto", "mine")
+    copy = shutil.copytree(tiny_bert, tmp_path / "encoder")
+    only_sentencepiece(copy, "spm.model", "DebertaV2Tokenizer")
+    with pytest.raises(ModelError):
+        load_encoder(copy, nli_labels, pretrained_head=False, seed=0, device=CPU)
+
+
+@pytest.mark.parametrize("kind", ["BertTokenizer", "RobertaTokenizer", "LlamaTokenizer", "GPT2Tokenizer"])
+def test_tokenizer_without_vocabulary_is_refused(tiny: Path, kind: str) -> None:
+    """Transformers makes an empty tokenizer where its files are missing: every text would be the same."""
+    (tiny / "tokenizer.json").unlink()
+    set_keys(tiny, "tokenizer_config.json", tokenizer_class=kind)
+    with pytest.raises(ModelError, match="The tokenizer of mine has no vocabulary"):
+        load_tokenizer(tiny, "mine")
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        ("{{ messages[0].content + 1 }}", "TypeError"),
+        ("{{ 1 / 0 }}", "ZeroDivisionError"),
+        ("{{ messages[7].content }}", "refuses a prompt"),
+        ("{{ raise_exception('no such role') }}", "no such role"),
+        ("{{ messages | map('nothing') | list }}", "refuses a prompt"),
+        ("{% for m in messages %", "refuses a prompt"),
+        ("{{ strftime_now(3) }}", "TypeError"),
+    ],
+)
+def test_chat_template_that_fails_in_any_way_gives_a_model_error(tiny: Path, template: str, said: str) -> None:
+    (tiny / "chat_template.jinja").write_text(template)
+    engine = load(tiny)
+    with pytest.raises(ModelError, match=f"The chat template of local:mine refuses a prompt.*{said}|{said}"):
+        list(engine.score([Score((Message("user", "Hello"),), ("A", "B"))]))
+
+
+# -- how long an encoder reads ---------------------------------------------------------------------------------------
+
+LONG = pd.DataFrame({"uid": ["u1"], "premise": ["it is perhaps so " * 60], "hypothesis": ["rain fell"]})
+FIELDS = ("premise", "hypothesis")
+
+
+def without_longest(origin: Path, target: Path) -> Path:
+    """A copy whose tokenizer does not say how long its model's inputs may be."""
+    copy = shutil.copytree(origin, target)
+    path = copy / "tokenizer_config.json"
+    kept = {key: value for key, value in json.loads(path.read_text()).items() if key != "model_max_length"}
+    path.write_text(json.dumps(kept))
+    return copy
+
+
+@pytest.mark.parametrize("name", ["tiny_bert", "tiny_roberta"])
+def test_encoder_whose_tokenizer_has_no_longest_input_takes_it_from_its_positions(
+    request: pytest.FixtureRequest, tmp_path: Path, nli_labels: LabelSet, name: str
+) -> None:
+    copy = without_longest(request.getfixturevalue(name), tmp_path / name)
+    model, tokenizer = load_encoder(copy, nli_labels, pretrained_head=False, seed=0, device=CPU)
+    with pytest.raises(ModelError, match="max_length is 65, but this encoder takes at most 64 tokens"):
+        encode(tokenizer, LONG, FIELDS, 65)
+    longest = encode(tokenizer, LONG, FIELDS, 64)
+    assert longest.lengths.tolist() == [64]
+    assert predict(model, longest).shape == (1, 3)
+
+
+def test_encoder_with_relative_positions_has_no_longest_input(
+    tiny_deberta: Path, tmp_path: Path, nli_labels: LabelSet
+) -> None:
+    copy = without_longest(tiny_deberta, tmp_path / "deberta")
+    model, tokenizer = load_encoder(copy, nli_labels, pretrained_head=False, seed=0, device=CPU)
+    longest = encode(tokenizer, LONG, FIELDS, 100)
+    assert longest.lengths.tolist() == [100]
+    assert predict(model, longest).shape == (1, 3)
+
+
+def test_encoder_whose_positions_have_an_offset_leaves_it_out(
+    tiny_bert: Path, tmp_path: Path, nli_labels: LabelSet
+) -> None:
+    size = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2}
+    size |= {"decoder_attention_heads": 2, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16}
+    tokens = BertTokenizer.from_pretrained(tiny_bert)
+    ids = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "decoder_start_token_id": 3}
+    BartModel(BartConfig(vocab_size=len(tokens), max_position_embeddings=40, **size, **ids)).save_pretrained(tmp_path)
+    tokens.save_pretrained(tmp_path)
+    _, tokenizer = load_encoder(tmp_path, nli_labels, pretrained_head=False, seed=0, device=CPU)
+    assert tokenizer.model_max_length == 40
