@@ -1,7 +1,7 @@
 """Scoring and generation: label order, errors, and nothing done twice (with the fake engine)."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -200,8 +200,8 @@ def test_chunks_and_replies_of_earlier_versions_have_no_top_token(tmp_path: Path
 class CheckingEngine(FakeEngine):
     """Notes what it is asked to check."""
 
-    def check(self, requests: Sequence[Generate | Score], names: Sequence[str]) -> None:
-        self.checked = [(type(request), name, self.asked) for request, name in zip(requests, names, strict=True)]
+    def check(self, requests: Iterable[tuple[Generate | Score, str]]) -> None:
+        self.checked = [(type(request), name, self.asked) for request, name in requests]
 
 
 def test_all_prompts_are_checked_with_their_items_before_the_first_is_scored(tmp_path: Path) -> None:
