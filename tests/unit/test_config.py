@@ -438,6 +438,10 @@ def test_rounds_that_share_a_column_of_tables_are_refused(rounds: list[str], mes
         ("llms.smollm2.prefix_tree", 0, r"prefix_tree': 0 is neither true nor false"),
         ("encoders", None, "key 'encoders' is null, not a mapping: give its keys, or leave it out"),
         ("analyses", 3, "key 'analyses' is 3, not a mapping"),
+        ("llms.smollm2.openai.merge_variants", 1, "merge_variants': 1 is neither true nor false"),
+        ("seed", 2**31, "key 'seed': Input should be less than or equal to 2147483647"),
+        ("results_dir", " ", "key 'results_dir': ' ' is no directory that rules can name"),
+        ("downloads_dir", "a{b}", "key 'downloads_dir': 'a{b}' is no directory that rules can name"),
     ],
 )
 def test_value_of_another_type_is_refused_and_not_bent(path: str, value: object, message: str) -> None:
