@@ -127,6 +127,8 @@ def test_missing_key_is_named() -> None:
         ),
         ("prompts", {"score": "{premise} {hypothesis} {option_A} {option_B}"}, "lacks the field {options}"),
         ("prompts", {"score": "{premise} {hypothesis} {options} {option_D}"}, "unknown field {option_D}"),
+        ("prompts", {"label_names": {"e": "yes\nB. no"}}, r"write label 'e' as 'yes\\nB\. no', which is not one line"),
+        ("prompts", {"label_names": {"e": ""}}, r"write label 'e' as '', which is not one line"),
         ("prompts", {"label_names": {"x": "Yes"}}, r"prompts\.label_names has 'x', which is no label key"),
         ("prompts", {"scor": "x"}, r"unknown key 'prompts\.scor' .did you mean 'score'"),
         ("llms", {"smollm2": {"title": "x", "model": "smolm2-135m-instruct"}}, "did you mean 'smollm2-135m-instruct'"),
