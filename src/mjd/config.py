@@ -156,6 +156,7 @@ class Scoring(Settings):
     most_prompts_per_item: int = Field(
         20_000,
         ge=2,
+        le=10**9,
         description="Most prompts of one item (orders of its explanations times orders of its options): more are "
         "refused before any LLM works.",
     )
