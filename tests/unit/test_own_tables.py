@@ -185,6 +185,12 @@ JSON_PAIR = '{"uid": "007", "premise": "x, y", "hypothesis": "say \\"no\\"", "la
             '[{"uid": "007", "premise": "x, y", "hypothesis": "say \\"no\\"", "label": "e"}]',
             "pairs.parquet",
         ),
+        ('it\'s "$HOME".jsonl', JSON_PAIR + "\n", 'it\'s "$HOME".parquet'),
+        (  # as the LeWiDi tasks bring their data
+            "lewidi.json",
+            '{"007": {"premise": "x, y", "hypothesis": "say \\"no\\"", "label": "e", "soft_label": {"0": 0.4}}}',
+            "lewidi.parquet",
+        ),
         ("pairs.csv", (HEADER + '007,"x, y","say ""no""",e\n').encode("utf-16"), None),
     ],
 )

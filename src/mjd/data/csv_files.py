@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import json
 import re
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -223,7 +224,7 @@ def _check_first_line(line: str, path: Path, used: Collection[str]) -> None:
         raise DataError(problem, "Delete the lines above the names of the columns.")
     if not known and line.lstrip().startswith(("{", "[")):
         raise DataError(
-            f"{path} is JSON, not CSV (line 1: {_shown(line)}).", converted_json(path, line.lstrip()[0] == "{")
+            f"{path} is JSON, not CSV (line 1: {_shown(line)}).", converted_json(path, line.lstrip()[0] == "{", used)
         )
     if not known and line.lstrip().startswith("<"):
         raise DataError(f"{path} is HTML or XML, not CSV (line 1: {_shown(line)}).", "Download or export it again.")
@@ -351,8 +352,24 @@ def converted(path: Path, sign: str) -> str:
     return f'python -c "import csv, sys; {copy}" < {quote(str(path))} > {quote(str(path.with_suffix(".commas.csv")))}'
 
 
-def converted_json(path: Path, lines: bool) -> str:
-    """How to turn a file of JSON or JSON lines into Parquet; no text becomes a number or a date."""
-    how = f"lines={lines}, dtype=False, convert_dates=False"
-    convert = f"pandas.read_json('{path}', {how}).to_parquet('{path.with_suffix('.parquet')}')"
-    return f'Save it as Parquet: python -c "import pandas; {convert}"'
+def converted_json(path: Path, lines: bool, used: Collection[str] = ()) -> str:
+    """How to turn a file of JSON or JSON lines into Parquet; no text becomes a number or a date.
+
+    A mapping of uids to rows (the LeWiDi tasks' format), told by the columns `used`, becomes a row for each uid.
+    """
+    read = f"pandas.read_json(sys.argv[1], lines={lines}, dtype=False, convert_dates=False)"
+    if not lines and _is_by_uid(path, used):
+        rows = "json.load(open(sys.argv[1], encoding='utf-8')).items()"
+        read = f"pandas.DataFrame([{{'uid': uid, **row}} for uid, row in {rows}])"
+    files = f"{quote(str(path))} {quote(str(path.with_suffix('.parquet')))}"
+    return f'Save it as Parquet: python -c "import json, sys, pandas; {read}.to_parquet(sys.argv[2])" {files}'
+
+
+def _is_by_uid(path: Path, used: Collection[str]) -> bool:
+    """Whether a JSON file maps uids to rows."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return False
+    rows = list(content.values()) if isinstance(content, dict) else []
+    return bool(rows) and all(isinstance(row, dict) for row in rows) and any(name in rows[0] for name in used)

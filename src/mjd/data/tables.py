@@ -43,7 +43,7 @@ def read_table(path: str | Path, used: Collection[str] = ()) -> tuple[pd.DataFra
     path = Path(path)
     suffix = path.suffix.lower()
     if suffix not in (".csv", ".parquet"):
-        raise DataError(f"{path} is neither CSV nor Parquet (by its suffix).", _cure_of_suffix(path))
+        raise DataError(f"{path} is neither CSV nor Parquet (by its suffix).", _cure_of_suffix(path, used))
     columns, where = (csv_files.read_csv if suffix == ".csv" else parquet_files.read_parquet)(path, used)
     n_rows = max((len(cells) for cells in columns.values()), default=0)
     texts = {name: [cell.strip() for cell in cells] for name, cells in columns.items()}
@@ -77,13 +77,13 @@ def _all_in_apostrophes(cells: Sequence[str]) -> list[bool]:
     return [quoted and bool(cell) for cell in cells]
 
 
-def _cure_of_suffix(path: Path) -> str:
+def _cure_of_suffix(path: Path, used: Collection[str]) -> str:
     """How to bring a file of another kind."""
     name = path.name.lower()
     if name.endswith((".tsv", ".tab")):
         return f"Put commas between the cells: {csv_files.converted(path, chr(9))}"
     if name.endswith((".jsonl", ".ndjson", ".json")):
-        return csv_files.converted_json(path, lines=not name.endswith(".json"))
+        return csv_files.converted_json(path, not name.endswith(".json"), used)
     if name.endswith((".csv.gz", ".csv.zip", ".csv.bz2", ".csv.xz", ".csv.zst")):
         return "Decompress it, so that its name ends in .csv."
     if name.endswith((".xlsx", ".xls", ".xlsm", ".ods")):
