@@ -528,12 +528,13 @@ def test_parquet_directory_of_parts_is_read_with_its_partitions(tmp_path: Path) 
     assert sorted(zip(items["uid"], items["split"], strict=True)) == [("a", "train"), ("b", "dev")]
 
 
-def test_partition_value_that_looks_like_a_number_keeps_its_zeros(tmp_path: Path) -> None:
-    for uid in ("007", "a%2Fb"):
-        (tmp_path / "pairs.parquet" / f"uid={uid}").mkdir(parents=True)
-        pq.write_table(arrow().slice(0, 1).drop_columns("uid"), tmp_path / "pairs.parquet" / f"uid={uid}" / "0.parquet")
+@pytest.mark.parametrize(("directory", "uid"), [("uid=007", "007"), ("uid=a%2Fb", "a/b"), ("uid=1e5", "1e5")])
+def test_partition_value_that_looks_like_a_number_stays_as_it_is(tmp_path: Path, directory: str, uid: str) -> None:
+    (tmp_path / "pairs.parquet" / directory).mkdir(parents=True)
+    table = arrow().slice(0, 1).drop_columns("uid")
+    pq.write_table(table, tmp_path / "pairs.parquet" / directory / "0.parquet")
     found = load_pairs(PairsData(loader="tables", path=str(tmp_path / "pairs.parquet")), TASK, {})
-    assert found["uid"].tolist() == ["007", "a/b"]
+    assert found["uid"].tolist() == [uid]
 
 
 def parts_of(directory: Path, *tables: pa.Table) -> str:
