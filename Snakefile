@@ -17,6 +17,7 @@ from snakemake.common.configfile import load_configfile
 from mjd.config import load_config, resolve
 from mjd.errors import ConfigError
 from mjd.interruption import end_jobs_on_signals
+from mjd.yaml_files import check_keys_once
 
 if not workflow.overwrite_configfiles:
 
@@ -24,6 +25,7 @@ if not workflow.overwrite_configfiles:
 
 
 try:
+    check_keys_once(workflow.configfiles)
     # Snakemake would take `--config encoders={}` for nothing to add; jobs get what is resolved here.
     layers = [load_configfile(file) for file in workflow.configfiles]
     config = resolve(layers, workflow.config_settings.config)

@@ -14,7 +14,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import Field, ValidatorFunctionWrapHandler, WrapValidator, field_validator, model_validator
 
 from mjd import registry
@@ -38,9 +37,13 @@ from mjd.labels import LabelSet
 from mjd.orders import cure, too_many
 from mjd.registry import ModelEntry
 from mjd.settings import Settings, check, check_distinct, check_fits_paths, check_known
+from mjd.yaml_files import read_yaml
 
 # Prompts that are read from public files when they are needed.
 UPSTREAM_PROMPTS = ("mjd-estimator",)
+
+# NumPy's and PyTorch's seeds have 32 bits, and fine-tuning runs count on from the configured one.
+LARGEST_SEED = 2**31 - 1
 
 # Sources that need no label set; label sets add `<name>-lg`.
 BASE_SOURCES = ("none", "human", "lf")
@@ -153,6 +156,7 @@ class Scoring(Settings):
     most_prompts_per_item: int = Field(
         20_000,
         ge=2,
+        le=10**9,
         description="Most prompts of one item (orders of its explanations times orders of its options): more are "
         "refused before any LLM works.",
     )
@@ -281,7 +285,7 @@ class Config(Settings):
         description="Directory tried before the network: <owner>/<repo>/<commit>/<path>; also MJD_MIRROR.",
     )
     limit: int | None = Field(None, ge=1, description="Use the first N items of each split and OOD round.")
-    seed: int = Field(1, ge=0, description="Seed of every random choice.")
+    seed: int = Field(1, ge=0, le=LARGEST_SEED, description="Seed of every random choice.")
     budget_usd: float | None = Field(
         None,
         ge=0,
@@ -314,7 +318,10 @@ class Config(Settings):
 
     @field_validator("results_dir", "downloads_dir")
     @classmethod
-    def _no_slash_at_the_end(cls, path: str) -> str:
+    def _fits_rules(cls, path: str) -> str:
+        """No slash at the end; no braces, which are Snakemake's wildcards."""
+        if not path.strip() or set("{}") & set(path):
+            raise ValueError(f"{path!r} is no directory that rules can name: give a path without braces")
         return Path(path).as_posix()
 
     @field_validator("llms", "encoders")
@@ -704,27 +711,23 @@ def _with_extended(values: Mapping[str, Any], where: str) -> dict[str, Any]:
     """A mapping laid over the files that it extends, the lowest first: what a file empties stays empty above it."""
     layers, base, seen = [dict(values)], values.get("extends"), [where]
     while base:
-        seen.append(str(base))
+        if not isinstance(base, str):
+            raise ConfigError(f"{seen[-1]}: key 'extends' is {base!r}, not the path of a file.", "Name one file.")
+        seen.append(base)
         if base in seen[:-1]:
             raise ConfigError(f"Configuration files extend one another: {' -> '.join(seen)}.", "Break the circle.")
-        layers.append(_read_yaml(base))
+        layers.append(_read_layer(base))
         base = layers[-1].get("extends")
     return functools.reduce(_overlaid, reversed(layers))
 
 
 def read_config(path: str | Path) -> Config:
     """Read and check one YAML configuration file; raises `ConfigError`."""
-    return load_config(_read_yaml(path), str(path))
+    return load_config(_read_layer(path), str(path))
 
 
-def _read_yaml(path: str | Path) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise ConfigError(
-            f"{path} cannot be read in {Path.cwd()}: {error}.",
-            "Give a readable YAML file; paths, `extends` too, are relative to the directory Snakemake runs in (-d).",
-        ) from None
+def _read_layer(path: str | Path) -> dict[str, Any]:
+    values = read_yaml(path)
     if not isinstance(values, dict):
         raise ConfigError(f"{path} holds no keys.", "Give a YAML file of keys and values.")
     return values

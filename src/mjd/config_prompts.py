@@ -80,6 +80,8 @@ def _check_label_names(prompts: Prompts, labels: LabelSet) -> None:
     """Options that read alike, or like another label, give scores to the wrong label."""
     for label in labels:
         written = prompts.label_name(label)
+        if len(written.splitlines()) != 1:
+            raise ValueError(f"prompts write label {label.key!r} as {written!r}, which is not one line: {_CURE}")
         for other in labels:
             if other is not label and same_name(written, prompts.label_name(other)):
                 raise ValueError(f"prompts write labels {label.key!r} and {other.key!r} both as {written!r}: {_CURE}")

@@ -18,6 +18,8 @@ RESERVED_KEYS = frozenset({"bound"})
 _DASHES = {"\u2212": "a minus sign", "\u2013": "an en dash", "\u2010": "a hyphen", "\u2011": "a non-breaking hyphen"}
 # A whole number as software writes it from a column of floats.
 _WHOLE_NUMBER = re.compile(r"(-?[0-9]+)\.0+")
+# What software may take for one: spreadsheets write 01 as 1, and -0 as 0.
+_LOOKS_WHOLE = re.compile(r"(-?[0-9]{1,300})(?:\.0*)?")
 
 
 @dataclass(frozen=True)
@@ -123,10 +125,11 @@ def same_name(one: str, other: str) -> bool:
 
 
 def _meant(text: str) -> str:
-    """What two values share that people or software could take for one: dashes look alike, 3.0 is 3."""
-    plain = _folded(text).translate(dict.fromkeys(map(ord, _DASHES), "-"))
-    number = _WHOLE_NUMBER.fullmatch(plain)
-    return number[1] if number else plain
+    """What two values share that people or software could take for one: dashes look alike, 3.0 and 03 are 3."""
+    visible = "".join(character for character in text if unicodedata.category(character) != "Cf")
+    plain = _folded(visible).translate(dict.fromkeys(map(ord, _DASHES), "-"))
+    number = _LOOKS_WHOLE.fullmatch(plain)
+    return str(int(number[1])) if number else plain
 
 
 def check_labels(labels: LabelSet, count_names: Sequence[str] = ()) -> None:
@@ -137,8 +140,9 @@ def check_labels(labels: LabelSet, count_names: Sequence[str] = ()) -> None:
         count_names: names of label counts, which are column prefixes of items beside `hjd`.
 
     Raises:
-        ValueError: for validators: keys or names do not differ (in more than case or white space), a key is another
-            label's name, a key is taken by a column of mjd, or two columns of items have one name.
+        ValueError: for validators: keys or names do not differ (in more than case, white space or zeros in front), one
+            has a line break, a key is another label's name or taken by a column of mjd, or two columns of items have
+            one name.
     """
     _check_differ("key", labels.keys)
     _check_differ("name", labels.names)
@@ -168,13 +172,15 @@ def _check_differ(what: str, values: Sequence[str]) -> None:
     for value in values:
         if not _folded(value):
             raise ValueError(f"a label {what} is empty: give every label a {what}")
+        if len(value.splitlines()) > 1:
+            raise ValueError(f"label {what} {value!r} has a line break, which would begin another option in prompts")
         earlier = seen.setdefault(_meant(value), value)
         if values.count(value) > 1:
             raise ValueError(f"label {what}s must differ: {', '.join(values)}")
         if earlier != value:
             raise ValueError(
-                f"label {what}s must differ in more than case, white space, kind of dash or .0, but {earlier!r} and "
-                f"{value!r} do not. Rename one"
+                f"label {what}s must differ in more than case, white space, invisible characters, kind of dash, zeros "
+                f"in front or .0, but {earlier!r} and {value!r} do not. Rename one"
             )
 
 

@@ -22,7 +22,7 @@ from mjd.llm.base import Generate, Message, Score
 from mjd.orders import n_distinct_orders, n_distinct_rotations
 from mjd.prompt_counts import check_prompts_per_item
 from mjd.prompts import explanation_orders
-from mjd.scoring import PromptSettings, explanations_by_item, item_prompts
+from mjd.scoring import PromptSettings, explanations_by_item, first_prompts, item_prompts
 from mjd.unanswered import UnansweredPrompts
 
 # What stands in for an explanation where a data set holds none at all.
@@ -219,7 +219,7 @@ def _scoring(
     one = PromptSettings(_templates(config), config.labels, fields, mode, 1, config.seed)  # type: ignore[arg-type]
     if config.unanswered == "drop" and shown is not None:
         train = train[train["uid"].isin(shown["uid"])]
-    firsts = (prompts[0].messages for _, prompts in item_prompts(train, shown, one))
+    firsts = (prompt.messages for prompt in first_prompts(train, shown, one))
     orders, n_options = config.scoring.orders, math.factorial(len(config.labels))
     numbers = [n * n_options for n in _distinct_orders(config, train, shown, mode)]
     tokens = _lengths(counters[scorer], firsts)

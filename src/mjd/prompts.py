@@ -123,6 +123,20 @@ def score_prompts(
     ]
 
 
+def first_score_prompt(
+    prompts: Prompts,
+    texts: Mapping[str, str],
+    explanations: Sequence[Explanation],
+    labels: LabelSet,
+    mode: Literal["implicit", "explicit", "plain"],
+) -> ScorePrompt:
+    """The first of `score_prompts`: explanations in listed order, options in label order."""
+    shown = () if mode == "plain" else explanations
+    listed = tuple(range(len(shown)))
+    messages = _score_prompt(prompts, texts, shown, labels, mode, listed, labels.keys)
+    return ScorePrompt(listed, labels.keys, messages)
+
+
 def _score_prompt(
     prompts: Prompts,
     texts: Mapping[str, str],

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
-import yaml
 from pydantic import Field, model_validator
 
 from mjd import registry
 from mjd.config import Config, Softmax, System
 from mjd.settings import Settings, check
+from mjd.yaml_files import read_yaml
 
 PUBLISHED_DIR = Path(__file__).resolve().parents[2] / "resources" / "published"
 OurTable = Literal["distribution_comparison", "finetuning", "ood"]
@@ -101,8 +101,7 @@ class Comparable(Settings):
 def read_reading(directory: Path = PUBLISHED_DIR) -> Reading:
     """The reading of the published tables; raises `ConfigError`."""
     path = directory / "reading.yaml"
-    values: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
-    return check(Reading, values, str(path))
+    return check(Reading, read_yaml(path), str(path))
 
 
 def comparable(config: Config, reading: Reading) -> Comparable:

@@ -10,11 +10,11 @@ import hashlib
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar
 
-import yaml
 from pydantic import Field, StringConstraints, model_validator
 
 from mjd.errors import ConfigError
 from mjd.settings import Settings, check
+from mjd.yaml_files import read_yaml
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
@@ -165,7 +165,7 @@ class PublishedSet(Settings):
 
 @functools.lru_cache(maxsize=16)
 def _parsed(path: Path, modified_ns: int) -> dict[str, Any]:
-    return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    return read_yaml(path) or {}
 
 
 def _read(name: str, directory: Path) -> dict[str, Any]:

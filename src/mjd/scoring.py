@@ -26,7 +26,7 @@ from mjd.llm.store import Store, request_record
 from mjd.llm.tally import Tally
 from mjd.logs import Progress
 from mjd.orders import n_explanation_orders
-from mjd.prompts import Explanation, ScorePrompt, score_prompts
+from mjd.prompts import Explanation, ScorePrompt, first_score_prompt, score_prompts
 from mjd.unanswered import UnansweredPrompts
 
 log = logging.getLogger(__name__)
@@ -180,6 +180,27 @@ def item_prompts(
     Raises:
         DataError: an item has no explanation although the source shows some.
     """
+    for uid, texts, shown in _texts_of_items(items, explanations, settings, where, drops):
+        yield (
+            uid,
+            score_prompts(
+                settings.prompts, texts, shown, settings.labels, settings.mode, settings.orders, settings.seed
+            ),
+        )
+
+
+def first_prompts(
+    items: pd.DataFrame, explanations: pd.DataFrame | None, settings: PromptSettings
+) -> Iterator[ScorePrompt]:
+    """The first prompt of each item, as `item_prompts` gives it; the others (719 more for 6 labels) are not made."""
+    for _, texts, shown in _texts_of_items(items, explanations, settings, "explanations", drops=False):
+        yield first_score_prompt(settings.prompts, texts, shown, settings.labels, settings.mode)
+
+
+def _texts_of_items(
+    items: pd.DataFrame, explanations: pd.DataFrame | None, settings: PromptSettings, where: str, drops: bool
+) -> Iterator[tuple[str, dict[str, str], list[Explanation]]]:
+    """Uid, texts and explanations of each item; arguments and errors as for `item_prompts`."""
     shown = explanations_by_item(explanations)
     if explanations is not None and drops:
         items = items[items["uid"].isin(shown)]
@@ -193,18 +214,7 @@ def item_prompts(
     for item in items.to_dict("records"):
         uid = str(item["uid"])
         texts = {field: str(item[field]) for field in settings.text_fields}
-        yield (
-            uid,
-            score_prompts(
-                settings.prompts,
-                texts,
-                shown.get(uid, []),
-                settings.labels,
-                settings.mode,
-                settings.orders,
-                settings.seed,
-            ),
-        )
+        yield uid, texts, shown.get(uid, [])
 
 
 def explanations_by_item(explanations: pd.DataFrame | None) -> Mapping[str, list[Explanation]]:

@@ -33,7 +33,7 @@ class Settings(BaseModel):
             return None
         if isinstance(value, bool) and bool not in kinds and kinds & {int, float}:
             raise ValueError(f"{str(value).lower()} is no number (YAML reads yes, no, on and off as true and false)")
-        if isinstance(value, int | float) and not isinstance(value, bool) and kinds == {bool}:
+        if isinstance(value, int | float) and not isinstance(value, bool) and kinds - {type(None)} == {bool}:
             raise ValueError(f"{value} is neither true nor false")
         return value
 

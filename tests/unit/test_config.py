@@ -127,6 +127,8 @@ def test_missing_key_is_named() -> None:
         ),
         ("prompts", {"score": "{premise} {hypothesis} {option_A} {option_B}"}, "lacks the field {options}"),
         ("prompts", {"score": "{premise} {hypothesis} {options} {option_D}"}, "unknown field {option_D}"),
+        ("prompts", {"label_names": {"e": "yes\nB. no"}}, r"write label 'e' as 'yes\\nB\. no', which is not one line"),
+        ("prompts", {"label_names": {"e": ""}}, r"write label 'e' as '', which is not one line"),
         ("prompts", {"label_names": {"x": "Yes"}}, r"prompts\.label_names has 'x', which is no label key"),
         ("prompts", {"scor": "x"}, r"unknown key 'prompts\.scor' .did you mean 'score'"),
         ("llms", {"smollm2": {"title": "x", "model": "smolm2-135m-instruct"}}, "did you mean 'smollm2-135m-instruct'"),
@@ -438,6 +440,10 @@ def test_rounds_that_share_a_column_of_tables_are_refused(rounds: list[str], mes
         ("llms.smollm2.prefix_tree", 0, r"prefix_tree': 0 is neither true nor false"),
         ("encoders", None, "key 'encoders' is null, not a mapping: give its keys, or leave it out"),
         ("analyses", 3, "key 'analyses' is 3, not a mapping"),
+        ("llms.smollm2.openai.merge_variants", 1, "merge_variants': 1 is neither true nor false"),
+        ("seed", 2**31, "key 'seed': Input should be less than or equal to 2147483647"),
+        ("results_dir", " ", "key 'results_dir': ' ' is no directory that rules can name"),
+        ("downloads_dir", "a{b}", "key 'downloads_dir': 'a{b}' is no directory that rules can name"),
     ],
 )
 def test_value_of_another_type_is_refused_and_not_bent(path: str, value: object, message: str) -> None:

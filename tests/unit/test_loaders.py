@@ -179,6 +179,7 @@ BAD_ITEMS = [
     (("2,2,0,3", "2,-2,0,3"), r"row 1, column 'varierr_n': -2 is not a number of annotators\. Give whole numbers"),
     (("2,2,0,3", "2,1.5,0,3"), r"row 1, column 'varierr_n': 1\.5 is not a number of annotators"),
     (("2,2,0,3", "2,inf,0,3"), r"row 1, column 'varierr_n': inf is not a number of annotators"),
+    (("2,2,0,3", "2,1e20,0,3"), r"row 1, column 'varierr_n': 1e\+20 is not a number of annotators"),
     (("2,2,0,3", "2,,0,3"), r"row 1, column 'varierr_n': the cell is empty but others"),
     (("2,2,0,3", "0,0,0,3"), r"row 1, column 'varierr_e, varierr_n, varierr_c': all varierr counts are 0"),
     (("2,2,0,3", ",,,3"), r"row 1, column 'varierr_e': an item of split train has no varierr counts\. .*varierr: null"),
@@ -212,7 +213,10 @@ def test_bad_items(tmp_path: Path, change: tuple[str, str], message: str) -> Non
         (("One may be a plant.", ""), r"row 1, column 'text': the cell is empty"),
         (("t2,1", "t2,0"), r"row 3, column 'position': item 't2' has position 0 twice\. Number"),
         (("t2,1", "t2,2"), r"row 1, column 'position': item 't2' has position 2, expected 1"),
-        (("t2,1", "t2,"), r"row 1, column 'position': item 't2' has position nan"),
+        (
+            ("t2,1", "t2,"),
+            r"row 1, column 'position': the cell is empty\. .*Without the column, the order of an item's rows",
+        ),
         (("t2,1", "t2,first"), r"row 1, column 'position': 'first' is not a number"),
     ],
 )

@@ -144,6 +144,13 @@ def test_plan_counts_orders_in_little_memory() -> None:
     assert peak < 30e6
 
 
+def test_plan_makes_one_prompt_an_item_and_not_all_orders_of_the_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With 6 labels there are 720, for each of which a thousand items waited minutes."""
+    monkeypatch.setattr(scoring, "score_prompts", lambda *arguments: pytest.fail("all prompts of an item were made"))
+    jobs = plan(config("cyclic"), 4, 3).set_index("variant")
+    assert jobs.loc["human-all-explicit", ["prompts", "prompt_tokens"]].tolist() == [3 * 4 * 6, 3 * 4 * 6]
+
+
 def test_score_items_makes_prompts_as_they_are_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine, asked_before = FakeEngine(), []
     monkeypatch.setattr(engine, "prompts_per_call", 200)

@@ -137,6 +137,13 @@ OTHER_FORMATS: list[tuple[str, str | bytes, str]] = [
         (HEADER + "a,café,y,e\n").encode("cp1252"),
         r"line 2 has the byte 0xE9, .*Windows-1252 it is 'a,café,y,e'",
     ),
+    (  # Windows-1252 would turn the Ü that is right into two characters
+        "p.csv",
+        (HEADER + "a,Übung,y,e\n").encode() + "b,café,y,e\n".encode("cp1252"),
+        r"line 3 has the byte 0xE9, which is not UTF-8 \(though other .* are\)\. Correct line 3, or export it again\.",
+    ),
+    ("p.csv", (HEADER + "a,x,y,e\nb,é").encode()[:-1], r"line 3 has .*ends inside a character\)\. Export it again"),
+    ("p.csv", HEADER + "a,'well, no','it''s',e\n", r"row 1 has 5 fields.*in double quotes, not in apostrophes"),
     ("p.csv", '{"uid": "a", "premise": "x"}\n', r"is JSON, not CSV.*read_json"),
     ("p.csv", "<!DOCTYPE html>\n", r"is HTML or XML"),
     ("p.csv", b"PK\x03\x04more", r"a ZIP archive or an Excel workbook\. In Excel, save"),
@@ -177,6 +184,12 @@ JSON_PAIR = '{"uid": "007", "premise": "x, y", "hypothesis": "say \\"no\\"", "la
             "pairs.json",
             '[{"uid": "007", "premise": "x, y", "hypothesis": "say \\"no\\"", "label": "e"}]',
             "pairs.parquet",
+        ),
+        ('it\'s "$HOME".jsonl', JSON_PAIR + "\n", 'it\'s "$HOME".parquet'),
+        (  # as the LeWiDi tasks bring their data
+            "lewidi.json",
+            '{"007": {"premise": "x, y", "hypothesis": "say \\"no\\"", "label": "e", "soft_label": {"0": 0.4}}}',
+            "lewidi.parquet",
         ),
         ("pairs.csv", (HEADER + '007,"x, y","say ""no""",e\n').encode("utf-16"), None),
     ],
@@ -261,6 +274,24 @@ def test_characters_that_an_earlier_program_lost_are_warned_of(
 ) -> None:
     assert pairs_of(HEADER + "a,x,y,e\nb,caf\ufffd,y,n\n", tmp_path)[1][1] == "caf\ufffd"
     assert "pairs.csv, row 2, column 'premise': 1 texts have the character U+FFFD" in caplog.text
+
+
+def test_what_stands_in_place_of_texts_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert pairs_of(HEADER + "a,x,'y',e\nb,#NAME?,'z',n\nc,\\N,'',n\n", tmp_path)[1] == ["b", "#NAME?", "'z'", "n"]
+    assert (
+        "row 2, column 'premise': 2 texts are an error of a spreadsheet or a database's null ('#NAME?')" in caplog.text
+    )
+    assert (
+        """row 1, column 'hypothesis': 3 texts stand in apostrophes, which are part of the texts ("'y'")"""
+        in caplog.text
+    )
+
+
+def test_texts_of_which_some_stand_in_apostrophes_are_not_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pairs_of(HEADER + "a,'x',y,e\nb,'tis late,z,n\n", tmp_path)
+    assert not caplog.text
 
 
 # -- properties: exactly the table, or an error ----------------------------------------------------------------------
@@ -495,6 +526,52 @@ def test_parquet_directory_of_parts_is_read_with_its_partitions(tmp_path: Path) 
     )
     items, _ = load_items(ItemsData(loader="tables", items=str(tmp_path / "items.parquet")), TASK, {})
     assert sorted(zip(items["uid"], items["split"], strict=True)) == [("a", "train"), ("b", "dev")]
+
+
+@pytest.mark.parametrize(("directory", "uid"), [("uid=007", "007"), ("uid=a%2Fb", "a/b"), ("uid=1e5", "1e5")])
+def test_partition_value_that_looks_like_a_number_stays_as_it_is(tmp_path: Path, directory: str, uid: str) -> None:
+    (tmp_path / "pairs.parquet" / directory).mkdir(parents=True)
+    table = arrow().slice(0, 1).drop_columns("uid")
+    pq.write_table(table, tmp_path / "pairs.parquet" / directory / "0.parquet")
+    found = load_pairs(PairsData(loader="tables", path=str(tmp_path / "pairs.parquet")), TASK, {})
+    assert found["uid"].tolist() == [uid]
+
+
+def parts_of(directory: Path, *tables: pa.Table) -> str:
+    (directory / "parts").mkdir()
+    for number, table in enumerate(tables):
+        pq.write_table(table, directory / "parts" / f"{number}.parquet")
+    (directory / "parts").rename(directory / "parts.parquet")
+    return str(directory / "parts.parquet")
+
+
+def test_parts_of_other_types_keep_every_digit(tmp_path: Path) -> None:
+    large = 2**62 + 1
+    path = parts_of(tmp_path, arrow(uid=[large, 7]), arrow(uid=["008", "9"]), arrow(uid=[1.5, 10.0]))
+    found = load_pairs(PairsData(loader="tables", path=path), TASK, {})
+    assert found["uid"].tolist() == [str(large), "7", "008", "9", "1.5", "10"]
+
+
+def test_column_that_the_first_part_lacks_is_refused_and_not_dropped(tmp_path: Path) -> None:
+    """pyarrow.dataset takes the columns of the first part for those of all, and the positions are gone."""
+    explanations = {"uid": ["a", "a"], "label": ["e", "n"], "text": ["x", "y"]}
+    path = parts_of(tmp_path, pa.table(explanations), pa.table({**explanations, "position": [1, 0]}))
+    items = tmp_path / "items.csv"
+    items.write_text(ITEMS_HEADER + "a,x,y,,,,train\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"0\.parquet lacks the column 'position', which .*1\.parquet has"):
+        load_items(ItemsData(loader="tables", items=str(items), human_explanations=path), TASK, {})
+
+
+def test_directory_without_parts_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"parts\.parquet is a directory without Parquet files"):
+        load_pairs(PairsData(loader="tables", path=parts_of(tmp_path)), TASK, {})
+
+
+def test_parquet_texts_that_are_not_utf8_name_their_column(tmp_path: Path) -> None:
+    offsets = pa.array([0, 1, 2], pa.int32()).buffers()[1]
+    broken = pa.Array.from_buffers(pa.string(), 2, [None, offsets, pa.py_buffer(b"\xff\xfe")])
+    with pytest.raises(DataError, match=r"pairs\.parquet, column 'premise' cannot be read as text"):
+        pairs_of_parquet(arrow(premise=broken), tmp_path)
 
 
 # -- texts that look like missing values -----------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mjd.config import read_config
-from mjd.prompts import Explanation, explain_prompt, explanation_orders, score_prompts
+from mjd.prompts import Explanation, explain_prompt, explanation_orders, first_score_prompt, score_prompts
 
 CONFIG = read_config("config/config.yaml")
 TEXTS = {"premise": "It rained {all} day.", "hypothesis": "The grass is wet."}
@@ -46,6 +46,11 @@ def test_no_explanations_have_one_empty_order() -> None:
 def test_every_option_order_for_every_explanation_order(mode: str, n: int) -> None:
     found = prompts(mode)
     assert len(found) == len({prompt.messages for prompt in found}) == n
+
+
+@pytest.mark.parametrize("mode", ["explicit", "implicit", "plain"])
+def test_first_score_prompt_is_the_first_of_all(mode: str) -> None:
+    assert first_score_prompt(CONFIG.prompts, TEXTS, SHOWN, CONFIG.labels, mode) == prompts(mode)[0]
 
 
 def test_explicit_shows_the_label_and_implicit_hides_it() -> None:

@@ -64,6 +64,14 @@ def test_unknown_config_key_is_named_before_anything_runs(snakemake: Run) -> Non
     assert "unknown key 'limitt' (did you mean 'limit'?)" in done.stdout + done.stderr
 
 
+def test_key_that_stands_twice_in_a_configuration_ends_the_run(snakemake: Run, tmp_path: Path) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text("extends: config/config.yaml\nlimit: 3\nlimit: 30\n", encoding="utf-8")
+    done = snakemake("-n", "all", "--configfile", str(path))
+    assert done.returncode != 0
+    assert "own.yaml has the key 'limit' twice in one mapping, in lines 2 and 3" in done.stdout + done.stderr
+
+
 def test_a_mistake_in_a_table_ends_the_run_before_any_model_is_fetched(snakemake: Run, tmp_path: Path) -> None:
     pairs, results = tmp_path / "pairs.csv", tmp_path / "results"
     pairs.write_text("uid,premise,hypothesis,label\np1,It rains.,It is wet.,entailmnt\n", encoding="utf-8")

@@ -21,6 +21,8 @@ from mjd.labels import LabelSet, dash_note
 
 SPLITS = ("train", "dev", "test")
 HJD_TOLERANCE = 1e-6
+# More people than there are: beyond it a count is another number, and whole numbers are not told apart some time.
+MOST_ANNOTATORS = 10**10
 
 Mask = npt.NDArray[np.bool_]
 
@@ -71,6 +73,8 @@ def check_items(
     """
     groups = [column for name in ("hjd", *label_sets) for column in labels.columns(name)]
     check_columns(items, ["uid", *text_fields, *groups, "split"], where)
+    if items.empty:
+        raise DataError(f"{where} has no rows.", "Give at least one item.")
     _check_uids(items, where)
     _check_texts(items, text_fields, where)
     _check_values(items, "split", SPLITS, where)
@@ -110,12 +114,15 @@ def check_human_explanations(explanations: pd.DataFrame, items: pd.DataFrame, la
         "Correct the uid, or add the item to the items file.",
     )
     position = explanations["position"].to_numpy(float)
+    number = "Number an item's explanations 0, 1, 2, ... in the order shown."
+    left_out = f"{number} Without the column, the order of an item's rows counts."
+    fail_at(np.isnan(position), where, "position", lambda row: "the cell is empty", left_out)
     fail_at(
         explanations.duplicated(["uid", "position"]).to_numpy(bool),
         where,
         "position",
         lambda row: f"item {explanations['uid'].iloc[row]!r} has position {position[row]:g} twice",
-        "Number an item's explanations 0, 1, 2, ... in the order shown.",
+        number,
     )
     expected = pd.Series(position).groupby(explanations["uid"].to_numpy()).rank(method="first").to_numpy() - 1
     fail_at(
@@ -125,7 +132,7 @@ def check_human_explanations(explanations: pd.DataFrame, items: pd.DataFrame, la
         lambda row: (
             f"item {explanations['uid'].iloc[row]!r} has position {position[row]:g}, expected {expected[row]:g}"
         ),
-        "Number an item's explanations 0, 1, 2, ... in the order shown.",
+        number,
     )
 
 
@@ -303,7 +310,7 @@ def _check_hjd(items: pd.DataFrame, labels: LabelSet, where: str, every_hjd: boo
             lambda row: "an item of split train has no HJD",
             f"Fill in {', '.join(columns)}, or set task.train_hjd: some, or none.",
         )
-    known = np.nan_to_num(values, nan=1 / len(columns))
+    known = np.nan_to_num(values, nan=1 / len(columns), posinf=np.inf, neginf=-np.inf)
     negative = known < 0
     if negative.any():
         column = columns[int(np.argmax(negative[np.argmax(negative.any(axis=1))]))]
@@ -335,11 +342,11 @@ def _check_counts(items: pd.DataFrame, columns: Sequence[str], name: str, where:
         lambda row: f"an item of split train has no {name} counts",
         f"Fill in {', '.join(columns)}, or take {name} out of task.label_counts ({name}: null).",
     )
-    known = np.nan_to_num(values, nan=1.0, posinf=0.5)
+    known = np.nan_to_num(values, nan=1.0, posinf=np.inf)
     for index, column in enumerate(columns):
         cells = known[:, index]
         fail_at(
-            (cells < 0) | (cells != np.floor(cells)),
+            (cells < 0) | (cells != np.floor(cells)) | (cells > MOST_ANNOTATORS),
             where,
             column,
             lambda row, index=index: f"{values[row, index]:g} is not a number of annotators",  # type: ignore[misc]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import json
 import re
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -123,13 +124,7 @@ def _bytes(path: Path) -> bytes:
     try:
         data.decode("utf-8")
     except UnicodeDecodeError as error:
-        line = _line_of(data, error.start)
-        read = re.split(rb"[\r\n]", data[max(0, error.start - SHOWN // 2) : error.end + SHOWN // 2])
-        shown = next(part for part in read if data[error.start : error.end] in part).decode("cp1252", errors="replace")
-        detail = (
-            f"line {line} has the byte 0x{data[error.start]:02X}, which is not UTF-8; as Windows-1252 it is {shown!r}"
-        )
-        raise _wrong_encoding(path, "WINDOWS-1252", detail) from None
+        raise _not_utf8(path, data, error) from None
     if not data.removeprefix(b"\xef\xbb\xbf").strip():
         raise DataError(f"{path} is not a readable CSV file: it is empty.", "Give a table with a header line.")
     return data
@@ -150,6 +145,23 @@ def _wrong_encoding(path: Path, encoding: str, problem: str) -> DataError:
         f"{path} is not a readable CSV file: {problem}.",
         f"Save it as UTF-8 (in Excel: CSV UTF-8), or convert it: iconv -f {encoding} -t UTF-8 {quote(str(path))}",
     )
+
+
+def _not_utf8(path: Path, data: bytes, error: UnicodeDecodeError) -> DataError:
+    """The cure of text in another encoding; of UTF-8 with a damaged place, converting would damage the rest."""
+    line = _line_of(data, error.start)
+    named = f"line {line} has the byte 0x{data[error.start]:02X}, which is not UTF-8"
+    elsewhere = (data[: error.start] + data[error.end :]).decode("utf-8-sig", errors="ignore")
+    is_cut = error.reason == "unexpected end of data"
+    if is_cut or not elsewhere.isascii():
+        why = "the file ends inside a character" if is_cut else "though other characters of the file are"
+        problem = f"{path} is not a readable CSV file: {named} ({why})."
+        return DataError(
+            problem, "Export it again, as UTF-8." if is_cut else f"Correct line {line}, or export it again."
+        )
+    read = re.split(rb"[\r\n]", data[max(0, error.start - SHOWN // 2) : error.end + SHOWN // 2])
+    shown = next(part for part in read if data[error.start : error.end] in part).decode("cp1252", errors="replace")
+    return _wrong_encoding(path, "WINDOWS-1252", f"{named}; as Windows-1252 it is {shown!r}")
 
 
 def _line_of(data: bytes, place: int) -> int:
@@ -212,7 +224,7 @@ def _check_first_line(line: str, path: Path, used: Collection[str]) -> None:
         raise DataError(problem, "Delete the lines above the names of the columns.")
     if not known and line.lstrip().startswith(("{", "[")):
         raise DataError(
-            f"{path} is JSON, not CSV (line 1: {_shown(line)}).", converted_json(path, line.lstrip()[0] == "{")
+            f"{path} is JSON, not CSV (line 1: {_shown(line)}).", converted_json(path, line.lstrip()[0] == "{", used)
         )
     if not known and line.lstrip().startswith("<"):
         raise DataError(f"{path} is HTML or XML, not CSV (line 1: {_shown(line)}).", "Download or export it again.")
@@ -292,7 +304,9 @@ def _refuse_fields(fields: Sequence[str], header: Sequence[str], data: bytes, wh
         f"{where}, {at_row(where, row)} has {len(fields)} field{'s' * (len(fields) != 1)}, but the header names "
         f"{len(header)} columns."
     )
-    if re.search(r'\\[,"]', text):
+    if re.search(r"(^|,)\s*'.*'\s*(,|$)", text):
+        cure = f"Put texts in double quotes, not in apostrophes. {QUOTING}"
+    elif re.search(r'\\[,"]', text):
         cure = 'Put texts with commas in quotes and write each quote inside twice ("he said ""no"""), no backslashes.'
     elif len(fields) > len(header):
         cure = QUOTING
@@ -338,8 +352,24 @@ def converted(path: Path, sign: str) -> str:
     return f'python -c "import csv, sys; {copy}" < {quote(str(path))} > {quote(str(path.with_suffix(".commas.csv")))}'
 
 
-def converted_json(path: Path, lines: bool) -> str:
-    """How to turn a file of JSON or JSON lines into Parquet; no text becomes a number or a date."""
-    how = f"lines={lines}, dtype=False, convert_dates=False"
-    convert = f"pandas.read_json('{path}', {how}).to_parquet('{path.with_suffix('.parquet')}')"
-    return f'Save it as Parquet: python -c "import pandas; {convert}"'
+def converted_json(path: Path, lines: bool, used: Collection[str] = ()) -> str:
+    """How to turn a file of JSON or JSON lines into Parquet; no text becomes a number or a date.
+
+    A mapping of uids to rows (the LeWiDi tasks' format), told by the columns `used`, becomes a row for each uid.
+    """
+    read = f"pandas.read_json(sys.argv[1], lines={lines}, dtype=False, convert_dates=False)"
+    if not lines and _is_by_uid(path, used):
+        rows = "json.load(open(sys.argv[1], encoding='utf-8')).items()"
+        read = f"pandas.DataFrame([{{'uid': uid, **row}} for uid, row in {rows}])"
+    files = f"{quote(str(path))} {quote(str(path.with_suffix('.parquet')))}"
+    return f'Save it as Parquet: python -c "import json, sys, pandas; {read}.to_parquet(sys.argv[2])" {files}'
+
+
+def _is_by_uid(path: Path, used: Collection[str]) -> bool:
+    """Whether a JSON file maps uids to rows."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return False
+    rows = list(content.values()) if isinstance(content, dict) else []
+    return bool(rows) and all(isinstance(row, dict) for row in rows) and any(name in rows[0] for name in used)

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pyarrow.types as kinds
-from pyarrow.fs import LocalFileSystem
 
 from mjd.data.checks import TableName
 from mjd.errors import DataError
 
 # Where pandas keeps row numbers that have no name.
 _ROW_NUMBERS = "__index_level_"
+# What Hive and Spark name the directory of rows without a value.
+_MISSING_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 
 
 def read_parquet(path: Path, used: Collection[str]) -> tuple[dict[str, Sequence[str]], TableName]:
@@ -32,28 +33,79 @@ def read_parquet(path: Path, used: Collection[str]) -> tuple[dict[str, Sequence[
         used: columns that will be asked for.
 
     Raises:
-        DataError: the file is missing or damaged, names a column twice, or a used column is of a type that is no text.
+        DataError: the file is missing or damaged, names a column twice, parts differ in a used column, or a used
+            column is of a type that is no text.
     """
+    parts = _parts(path) if path.is_dir() else [path]
+    tables = [_read_part(part, path, used) for part in parts]
+    _check_parts_fit(parts, tables, used)
+    names = list(dict.fromkeys(name for table in tables for name in table))
+    columns: dict[str, Sequence[str]] = {}
+    for name in names:
+        columns[name] = [cell for table in tables for cell in (table[name] if name in table else [""] * _n_rows(table))]
+    return columns, TableName(path)
+
+
+def _parts(directory: Path) -> list[Path]:
+    """Files of a table in parts, as Spark and pandas write them; those that start with . or _ are none."""
+    files = (file for file in directory.rglob("*") if file.is_file())
+    hidden = (".", "_")
+    parts = sorted(file for file in files if not any(n.startswith(hidden) for n in file.relative_to(directory).parts))
+    if not parts:
+        raise DataError(f"{directory} is a directory without Parquet files.", "Correct the path in the configuration.")
+    return parts
+
+
+def _read_part(file: Path, root: Path, used: Collection[str]) -> dict[str, list[str]]:
+    """Columns of one file as text, with those that its directories name (`split=train/`)."""
     try:
-        _check_names_once(path)
-        partitioning = "hive" if path.is_dir() else None
-        data = ds.dataset(path, filesystem=LocalFileSystem(), format="parquet", partitioning=partitioning)
-        names = _names(data.schema, path, used)
-        table = data.to_table(
-            columns={name: ds.field(name) for name in names if _is_plain(data.schema.field(name).type)}
-        )
-        texts = {name: _texts(table.column(name)) for name in table.column_names}
+        with pq.ParquetFile(file) as opened:
+            schema = opened.schema_arrow
+            names = _names(schema, file, used)
+            plain = [name for name in names if _is_plain(schema.field(name).type)]
+            table = opened.read(columns=plain)
     except FileNotFoundError:
-        raise DataError(f"{path} does not exist.", "Correct the path in the configuration.") from None
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        problem = f"{path} is not a readable Parquet file ({error})."
+        raise DataError(f"{file} does not exist.", "Correct the path in the configuration.") from None
+    except (pa.ArrowException, OSError) as error:
+        problem = f"{file} is not a readable Parquet file ({error})."
         raise DataError(problem, "Write it again as Parquet, or as CSV.") from error
-    empty = [""] * table.num_rows
-    return {name.strip(): texts.get(name, empty) for name in names}, TableName(path)
+    texts = {}
+    for name in names:
+        try:
+            texts[name.strip()] = _texts(table.column(name)) if name in plain else [""] * table.num_rows
+        except (pa.ArrowException, UnicodeDecodeError) as error:
+            problem = f"{file}, column {name!r} cannot be read as text ({error})."
+            raise DataError(problem, "Write it again as UTF-8 text, or delete the column.") from error
+    of_directories = [part.partition("=") for part in file.relative_to(root).parent.parts if "=" in part]
+    return texts | {name: [_partition(value)] * table.num_rows for name, _, value in of_directories}
+
+
+def _partition(value: str) -> str:
+    """A value in a directory's name, as it stands there (`uid=007` is 007); Hive's word for a missing one is empty."""
+    return "" if value == _MISSING_PARTITION else unquote(value)
+
+
+def _n_rows(table: Mapping[str, Sequence[str]]) -> int:
+    return max((len(cells) for cells in table.values()), default=0)
+
+
+def _check_parts_fit(parts: Sequence[Path], tables: Sequence[Mapping[str, Any]], used: Collection[str]) -> None:
+    """Refuse parts of which one lacks a column that is used and that another has."""
+    for name in used:
+        lacking = next((part for part, table in zip(parts, tables, strict=True) if name not in table), None)
+        if lacking is not None and any(name in table for table in tables):
+            having = next(part for part, table in zip(parts, tables, strict=True) if name in table)
+            raise DataError(
+                f"{lacking} lacks the column {name!r}, which {having} has.",
+                "Write all parts of a table with the same columns.",
+            )
 
 
 def _names(schema: pa.Schema, path: Path, used: Collection[str]) -> list[str]:
-    """Columns to read, as the file spells them; those that are used have a type that can be text."""
+    """Columns to read, as the file spells them, each once; those that are used have a type that can be text."""
+    stripped = [name.strip() for name in schema.names]
+    if twice := next((name for name in stripped if name and stripped.count(name) > 1), None):
+        raise DataError(f"{path} names the column {twice!r} twice.", "Give each column a name of its own.")
     names: list[str] = []
     for field in schema:
         name = field.name.strip()
@@ -65,13 +117,6 @@ def _names(schema: pa.Schema, path: Path, used: Collection[str]) -> list[str]:
             )
         names.append(field.name)
     return names
-
-
-def _check_names_once(path: Path) -> None:
-    """Refuse a file that names a column twice, which no data frame can hold; white space around names is left out."""
-    names = [] if path.is_dir() else [name.strip() for name in pq.read_schema(path).names]
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise DataError(f"{path} names the column {twice!r} twice.", "Give each column a name of its own.")
 
 
 def _is_plain(kind: pa.DataType) -> bool:

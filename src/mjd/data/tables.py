@@ -17,6 +17,14 @@ from mjd.labels import LabelSet
 
 _log = logging.getLogger(__name__)
 
+# What spreadsheets show where a formula fails (a text that starts with = or -), and databases where there is nothing.
+_IN_PLACE_OF_TEXTS = frozenset({"#NAME?", "#REF!", "#VALUE!", "#DIV/0!", "#NUM!", "#NULL!", "#ERROR!", "\\N"})
+# How much of a text warnings show.
+_SHOWN = 40
+
+AGAIN = "Export the table again, as UTF-8 and from the texts themselves."
+APOSTROPHES = "If they only quote the texts, export the table again with double quotes."
+
 
 def read_table(path: str | Path, used: Collection[str] = ()) -> tuple[pd.DataFrame, TableName]:
     """Read a CSV or Parquet file (by suffix, in any case) as trimmed text; an empty or missing cell is "".
@@ -35,32 +43,47 @@ def read_table(path: str | Path, used: Collection[str] = ()) -> tuple[pd.DataFra
     path = Path(path)
     suffix = path.suffix.lower()
     if suffix not in (".csv", ".parquet"):
-        raise DataError(f"{path} is neither CSV nor Parquet (by its suffix).", _cure_of_suffix(path))
+        raise DataError(f"{path} is neither CSV nor Parquet (by its suffix).", _cure_of_suffix(path, used))
     columns, where = (csv_files.read_csv if suffix == ".csv" else parquet_files.read_parquet)(path, used)
     n_rows = max((len(cells) for cells in columns.values()), default=0)
     texts = {name: [cell.strip() for cell in cells] for name, cells in columns.items()}
-    _warn_of_lost_characters({name: cells for name, cells in texts.items() if name in used}, where)
+    _warn_of_lost_texts({name: cells for name, cells in texts.items() if name in used}, where)
     return pd.DataFrame(texts, index=pd.RangeIndex(n_rows), dtype=object), where
 
 
-def _warn_of_lost_characters(texts: Mapping[str, Sequence[str]], where: TableName) -> None:
-    """Warn of U+FFFD, which programs write in place of characters that they could not decode."""
+def _warn_of_lost_texts(texts: Mapping[str, Sequence[str]], where: TableName) -> None:
+    """Warn of what programs write in place of texts, and of quotes that are none in CSV: each may also be meant."""
     for name, cells in texts.items():
-        if rows := [row for row, cell in enumerate(cells) if "\ufffd" in cell]:
-            _log.warning(
-                "%s, %s, column %r: %d texts have the character U+FFFD in place of one that was lost when the table "
-                "was made. Export it again, as UTF-8.",
-                where, at_row(where, rows[0]), name, len(rows),
-            )  # fmt: skip
+        for found, what, cure in (
+            (["\ufffd" in cell for cell in cells], "have the character U+FFFD in place of one that was lost", AGAIN),
+            (
+                [cell in _IN_PLACE_OF_TEXTS for cell in cells],
+                "are an error of a spreadsheet or a database's null",
+                AGAIN,
+            ),
+            (_all_in_apostrophes(cells), "stand in apostrophes, which are part of the texts", APOSTROPHES),
+        ):
+            if rows := [row for row, is_found in enumerate(found) if is_found]:
+                _log.warning(
+                    "%s, %s, column %r: %d texts %s (%r). %s",
+                    where, at_row(where, rows[0]), name, len(rows), what, cells[rows[0]][:_SHOWN], cure,
+                )  # fmt: skip
 
 
-def _cure_of_suffix(path: Path) -> str:
+def _all_in_apostrophes(cells: Sequence[str]) -> list[bool]:
+    """Whether a column looks quoted by apostrophes: all its texts, two or more, stand in them."""
+    filled = [cell for cell in cells if cell]
+    quoted = len(filled) > 1 and all(len(cell) > 1 and cell[0] == cell[-1] == "'" for cell in filled)
+    return [quoted and bool(cell) for cell in cells]
+
+
+def _cure_of_suffix(path: Path, used: Collection[str]) -> str:
     """How to bring a file of another kind."""
     name = path.name.lower()
     if name.endswith((".tsv", ".tab")):
         return f"Put commas between the cells: {csv_files.converted(path, chr(9))}"
     if name.endswith((".jsonl", ".ndjson", ".json")):
-        return csv_files.converted_json(path, lines=not name.endswith(".json"))
+        return csv_files.converted_json(path, not name.endswith(".json"), used)
     if name.endswith((".csv.gz", ".csv.zip", ".csv.bz2", ".csv.xz", ".csv.zst")):
         return "Decompress it, so that its name ends in .csv."
     if name.endswith((".xlsx", ".xls", ".xlsm", ".ods")):
