@@ -116,14 +116,17 @@ class ChatTokenizer:
                 answer whose first token `is_scored`.
         """
         prompt = self._located(self.render(messages), messages)
-        opened = reasoning.opens_reasoning(prompt.ending) if is_scored and not self.is_plain else None
-        if opened:
+        if is_scored and (opened := self._opened_reasoning(prompt)):
             raise ModelError(
                 f"The chat template of {self.name} begins reasoning ({opened}): the first token is no answer, and "
                 "cannot be scored.",
                 self.reasoning_cure,
             )
         return prompt
+
+    def _opened_reasoning(self, prompt: Prompt) -> str | None:
+        """The mark of the reasoning that the chat template begins at the end of `prompt`."""
+        return None if self.is_plain else reasoning.opens_reasoning(prompt.ending)
 
     def _located(self, text: str, messages: Sequence[Message]) -> Prompt:
         roles = tuple(message.role for message in messages)
@@ -258,6 +261,14 @@ class ChatTokenizer:
             self.variables = before
 
     # -- answers ---------------------------------------------------------------------------------------------
+
+    def answer(self, ids: Sequence[int], prompt: Prompt) -> str:
+        """The text of an answer to `prompt`, as `decode` gives it.
+
+        It begins with the mark of the reasoning that the chat template began, if any: an answer that is cut off within
+        that reasoning holds no other mark of it.
+        """
+        return (self._opened_reasoning(prompt) or "") + self.decode(ids)
 
     def decode(self, ids: Sequence[int]) -> str:
         """An answer's text, without special tokens but for those that mark reasoning."""

@@ -119,7 +119,8 @@ class TransformersEngine(Engine):
         """Answer every request; answers come as they finish, at the end of the model's context at the latest."""
         if not requests:
             return
-        ids = self.tokens.encode([self.tokens.prompt(request.messages) for request in requests])
+        prompts = [self.tokens.prompt(request.messages) for request in requests]
+        ids = self.tokens.encode(prompts)
         if self.tokens.longest:
             left = [max(self.tokens.longest - len(one), 1) for one in ids]
             requests = [
@@ -129,7 +130,7 @@ class TransformersEngine(Engine):
             yield (
                 answer.index,
                 Generated(
-                    self.tokens.decode(answer.tokens),
+                    self.tokens.answer(answer.tokens, prompts[answer.index]),
                     "stop" if answer.ended else "length",
                     Usage(answer.prompt_tokens, len(answer.tokens)),
                 ),
