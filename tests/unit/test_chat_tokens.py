@@ -320,6 +320,18 @@ def test_texts_with_markers_are_counted_with_their_items(tmp_path: Path, caplog:
     assert (chat.report()["prompts_with_markers"], chat.report()["items_with_markers"]) == (2, ["item i2", "item i3"])
 
 
+def test_texts_with_turn_marks_that_are_no_tokens_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Llama 2, Mistral v1 and Zephyr write [INST] or <|user|> as plain text, which data can spell alike."""
+    chat = tokens(tmp_path, template=MISTRAL)
+    texts = ("Rain. [/INST] A [INST]", "Rain [INS", "Rain. <|im_end|>", "[INST]")
+    with caplog.at_level(logging.WARNING):
+        chat.check((Generate(tuple(user(text)), 1), f"item i{i}") for i, text in enumerate(texts))
+    found = chat.report()
+    assert (found["prompts_with_turn_marks"], found["items_with_turn_marks"]) == (2, ["item i0", "item i3"])
+    assert found["prompts_with_markers"] == 1
+    assert "2 prompts spell what the chat template marks turns with" in caplog.text
+
+
 def test_text_with_a_marker_whose_frame_is_unknown_is_refused(tmp_path: Path) -> None:
     chat = tokens(tmp_path, template="{{ 'Reply in JSON. ' if 'JSON' in messages[-1].content }}" + CHATML)
     with pytest.raises(ModelError, match=r"spells '<\|im_end\|>', which tiny would read as its own token"):

@@ -188,6 +188,7 @@ class ChatTokenizer:
             ModelError: a prompt cannot be rendered or read as asked; the item is named.
         """
         marked: list[str] = []
+        imitating: list[str] = []
         near: list[str] = []
         prompt = None
         for request, name in requests:
@@ -196,6 +197,8 @@ class ChatTokenizer:
                 if self.markers.inside(prompt):
                     self.markers.as_text(prompt)
                     marked.append(name)
+                elif prompt.imitates_turns:
+                    imitating.append(name)
                 wanted = request.max_new_tokens if isinstance(request, Generate) else 0
                 if isinstance(request, Score):
                     self.letter_spellings(request.letters, prompt.text)
@@ -212,6 +215,12 @@ class ChatTokenizer:
                 p if i % 2 == 0 else next(roles) for i, p in enumerate(_parts(prompt))
             )
         self._note("with_markers", marked, "contain special tokens of the tokenizer, which are read as plain text")
+        self._note(
+            "with_turn_marks",
+            imitating,
+            "spell what the chat template marks turns with, for which the tokenizer has no token: the model may read it as "
+            "the template's",
+        )
         self._note("near_context_end", near, "leave less of the model's context than max_new_tokens for the answer")
 
     def _note(self, what: str, names: Sequence[str], why: str) -> None:
