@@ -65,9 +65,7 @@ class ChatTokenizer:
         self.template_hash = "none" if self.is_plain else hashlib.sha256(text.encode()).hexdigest()[:16]
         self.longest = longest or _context(Path(directory) / "config.json")
         self.answer_room, self.letter_tokens = answer_room, letter_tokens
-        ends = _config_value(Path(directory) / "generation_config.json", "eos_token_id")
-        ids = [*(ends if isinstance(ends, list) else [ends]), self.tokenizer.eos_token_id]
-        self.end_ids = sorted({int(i) for i in ids if i is not None})
+        self.end_ids = _end_ids(Path(directory) / "generation_config.json", self.tokenizer.eos_token_id)
         self._letter_ids: dict[tuple[tuple[str, ...], str], list[int | None]] = {}
         self._spelled: dict[tuple[tuple[str, ...], tuple[int | None, ...]], list[list[int]]] = {}
         self._token_texts: dict[int, str] = {}
@@ -218,8 +216,8 @@ class ChatTokenizer:
         self._note(
             "with_turn_marks",
             imitating,
-            "spell what the chat template marks turns with, for which the tokenizer has no token: the model may read it as "
-            "the template's",
+            "spell what the chat template marks turns with, for which the tokenizer has no token: the model may read it "
+            "as the template's",
         )
         self._note("near_context_end", near, "leave less of the model's context than max_new_tokens for the answer")
 
@@ -382,6 +380,15 @@ def _parts(prompt: Prompt) -> list[str]:
         parts += [prompt.text[at:start], prompt.text[start:stop]]
         at = stop
     return [*parts, prompt.text[at:]]
+
+
+def _end_ids(path: Path, eos: int | None) -> list[int]:
+    """Tokens that end an answer: those of the generation configuration, and the tokenizer's."""
+    ends = _config_value(path, "eos_token_id")
+    ids = [one for one in [*(ends if isinstance(ends, list) else [ends]), eos] if one is not None]
+    if wrong := [one for one in ids if not isinstance(one, int)]:
+        raise ModelError(f"{path}: eos_token_id is no token id ({wrong[0]!r}).", "Give the id, a whole number.")
+    return sorted(set(ids))
 
 
 def _context(path: Path) -> int | None:
