@@ -352,3 +352,9 @@ def test_texts_without_markers_are_sent_as_they_are() -> None:
 def test_a_chosen_token_written_in_another_way_is_not_counted_twice() -> None:
     found = read_scores(listing(("▁A", -0.5), ("B", -2.0), chosen=("A", -0.5)), ("A", "B"), merge_variants=True)
     assert found.scores == (-0.5, -2.0)
+
+
+def test_half_of_a_character_in_an_answer_is_replaced() -> None:
+    """An emoji that `max_tokens` cut in two comes as a lone surrogate, which Parquet and tokenizers refuse."""
+    answer = {"choices": [{"message": {"content": "- Rain \ud83c\udf27 falls \ud83d"}, "finish_reason": "stop"}]}
+    assert read_answer(answer, Usage(1)).text == "- Rain \U0001f327 falls \ufffd"

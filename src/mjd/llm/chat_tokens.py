@@ -216,8 +216,8 @@ class ChatTokenizer:
         self._note(
             "with_turn_marks",
             imitating,
-            "spell what the chat template marks turns with, for which the tokenizer has no token: the model may read it "
-            "as the template's",
+            "spell what the chat template marks turns with, for which the tokenizer has no token: the model may read "
+            "it as the template's",
         )
         self._note("near_context_end", near, "leave less of the model's context than max_new_tokens for the answer")
 
