@@ -11,7 +11,7 @@ import hypothesis
 import pytest
 import torch
 from hypothesis import strategies as st
-from tokenizers import AddedToken
+from tokenizers import AddedToken, normalizers
 from transformers import PreTrainedTokenizerFast
 
 from mjd.errors import ConfigError, ModelError
@@ -84,6 +84,15 @@ def test_byte_fallback_and_added_tokens_do_not_spell_letters(tmp_path: Path) -> 
     tokenizer.save_pretrained(tmp_path)
     chat = ChatTokenizer(tmp_path, "auto", "tiny")
     assert pieces(chat, chat.letter_spellings("ABC", "x\n")) == [["A", "ĠA"], ["B", "ĠB"], ["C", "ĠC"]]
+
+
+def test_letters_of_an_uncased_tokenizer_are_its_lower_case_tokens_with_a_space_too(tmp_path: Path) -> None:
+    tokenizer = tokenizer_of("unigram-always")
+    tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.save_pretrained(tmp_path)
+    chat = ChatTokenizer(tmp_path, "auto", "tiny")
+    found = pieces(chat, chat.letter_spellings(("B", "C"), chat.render(user("?"))))
+    assert [set(one) & {"b", "▁b", "c", "▁c"} for one in found] == [{"b", "▁b"}, {"c", "▁c"}]
 
 
 def test_one_token_for_two_letters_is_refused(tmp_path: Path) -> None:
