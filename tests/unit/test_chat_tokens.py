@@ -485,7 +485,12 @@ def test_prompts_that_leave_too_little_room_are_counted(tmp_path: Path, caplog: 
 
 @pytest.mark.parametrize(
     ("config", "longest"),
-    [('{"n_positions": 77}', 77), ('{"text_config": {"max_position_embeddings": 78}}', 78), ("{}", None)],
+    [
+        ('{"n_positions": 77}', 77),
+        ('{"text_config": {"max_position_embeddings": 78}}', 78),
+        ('{"max_seq_len": 79}', 79),  # MPT
+        ("{}", None),
+    ],
 )
 def test_context_is_found_wherever_configurations_keep_it(tmp_path: Path, config: str, longest: int | None) -> None:
     (save_tokenizer(tmp_path, "byte-level") / "config.json").write_text(config)

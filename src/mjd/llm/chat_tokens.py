@@ -393,7 +393,7 @@ def _end_ids(path: Path, eos: int | None) -> list[int]:
 
 def _context(path: Path) -> int | None:
     """Tokens that a model reads at most, as its configuration file says; None where it does not."""
-    names = ("max_position_embeddings", "n_positions", "max_sequence_length")
+    names = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len")
     config = _config_value(path, None) or {}
     found = (part.get(name) for part in (config, config.get("text_config") or {}) for name in names)
     return next((int(value) for value in found if value and int(value) > 0), None)
