@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ from transformers import AutoTokenizer
 
 from mjd.data.models import missing_packages
 from mjd.errors import MjdError, ModelError
+from mjd.logs import named
+
+log = logging.getLogger(__name__)
 
 # Some of these a tokenizer knows, whatever its language.
 _SAMPLE = "the A of e 1 . и 的 の ا अ ε"
@@ -67,6 +71,14 @@ def check_quantisation(directory: str | Path, name: str) -> None:
         raise ModelError(f"{name} is quantised ({method}), which Transformers does not know.", _OTHER_WAYS)
 
 
+def check_decoder_only(directory: str | Path, name: str) -> None:
+    """Raise `ModelError` for a model of encoder and decoder: of BART, Transformers would run the decoder alone."""
+    if _config(Path(directory)).get("is_encoder_decoder"):
+        raise ModelError(
+            f"{name} has an encoder and a decoder, and is no causal language model.", "Use a decoder-only model."
+        )
+
+
 def check_unread_weights(unexpected: Iterable[str], name: str) -> None:
     """Raise `ModelError` where tensors that belong to quantised weights were not read: the weights would be wrong."""
     found = sorted(key for key in unexpected if _QUANTISED.search(key))
@@ -74,6 +86,14 @@ def check_unread_weights(unexpected: Iterable[str], name: str) -> None:
         raise ModelError(
             f"{name} holds quantised weights, but its config.json does not say how ({', '.join(found[:3])} not read).",
             _OTHER_WAYS,
+        )
+
+
+def warn_of_unread_weights(unexpected: Collection[str], name: str) -> None:
+    """Log tensors of a language model's checkpoint that were not read: its config.json may be of another model."""
+    if unexpected:
+        log.warning(
+            "%s: %d tensors of the checkpoint are not read: %s", name, len(unexpected), named(sorted(unexpected))
         )
 
 
@@ -110,8 +130,18 @@ def _explained(error: Exception, directory: Path, name: str, what: str, cure: st
 
 def _quantisation(directory: Path) -> str | None:
     """Name of the method by which a checkpoint is quantised; None where it is not, or its config cannot be read."""
-    try:
-        found = json.loads((directory / "config.json").read_text(encoding="utf-8"))["quantization_config"]
-        return str(found.get("quant_method") or "unknown method")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    found = _config(directory).get("quantization_config")
+    if not isinstance(found, dict):
         return None
+    # Early checkpoints of bitsandbytes do not name it.
+    early = "bitsandbytes" if found.get("load_in_4bit") or found.get("load_in_8bit") else "unknown method"
+    return str(found.get("quant_method") or early)
+
+
+def _config(directory: Path) -> dict[str, Any]:
+    """The keys of config.json; none where it cannot be read."""
+    try:
+        found = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from mjd import registry
 
@@ -69,16 +69,34 @@ def begins_reasoning(token: str) -> bool:
     )
 
 
-def reasons_first(answers: Iterable[tuple[str | None, float | None]]) -> str | None:
-    """The first token of a scorer that reasons before it answers, from (top token, label mass) of its first scores.
+def reasons_first(
+    answers: Iterable[tuple[str | None, float | None]], read_on: Callable[[int], str] | None = None
+) -> str | None:
+    """How the answers of a scorer that reasons first begin, from (top token, label mass) of its first scores.
 
-    None where fewer than half of them begin reasoning with little probability for the letters.
+    None where fewer than half of them begin reasoning with little probability for the letters. A lone bracket may begin
+    a mark that is several tokens (`<`, `think`, `>`): the longer beginning of an answer tells.
+
+    Args:
+        read_on: gives the beginning of the answer to a prompt, by its place in `answers`; without it a lone bracket is
+            not taken for reasoning.
     """
     given = list(answers)
-    found = [
-        token for token, mass in given if token and begins_reasoning(token) and (mass is None or mass < LITTLE_MASS)
-    ]
-    return found[0] if given and 2 * len(found) > len(given) else None
+    little = {i: token for i, (token, mass) in enumerate(given) if token and (mass is None or mass < LITTLE_MASS)}
+    sure = [token for token in little.values() if begins_reasoning(token)]
+    unsure = [i for i, token in little.items() if token.strip() in _brackets()]
+    if 2 * len(sure) > len(given):
+        return sure[0]
+    if read_on and unsure and 2 * (len(sure) + len(unsure)) > len(given):
+        beginning = read_on(unsure[0])
+        return beginning if begins_reasoning(beginning) else None
+    return None
+
+
+@functools.cache
+def _brackets() -> frozenset[str]:
+    """What marks of reasoning begin with."""
+    return frozenset(mark[0] for mark in marks() if not mark[0].isalpha())
 
 
 @functools.cache

@@ -20,7 +20,7 @@ from mjd.config import Prompts
 from mjd.errors import DataError, ModelError
 from mjd.io import atomic_path, read_table
 from mjd.labels import LabelSet
-from mjd.llm.base import Engine, Score, Scored, Unanswered, request_key
+from mjd.llm.base import Engine, Generate, Generated, Score, Scored, Unanswered, request_key
 from mjd.llm.openai_replies import is_usable_score
 from mjd.llm.store import Store, request_record
 from mjd.llm.tally import Tally
@@ -35,8 +35,8 @@ log = logging.getLogger(__name__)
 SECONDS_PER_CHUNK = 10.0
 # Scores after which a scorer that reasons before it answers is refused.
 FIRST_SCORES = 4
-
-log = logging.getLogger(__name__)
+# Tokens of an answer that tell whether it begins reasoning, where the first token leaves that open.
+TOKENS_READ_ON = 8
 
 
 @dataclass(frozen=True)
@@ -280,21 +280,30 @@ def score_items(
     return pd.DataFrame(rows, columns=[*columns, "label_mass", "top_token"])
 
 
-def check_answers_at_once(engine: Engine, scored: Sequence[Known]) -> None:
+def check_answers_at_once(engine: Engine, scored: Sequence[Known], requests: Sequence[Score] = ()) -> None:
     """Refuse a scorer whose first tokens begin reasoning: its scores are of letters that it never writes there.
 
     Args:
         engine: the scorer.
         scored: the first scores of a job.
+        requests: theirs, if the engine is at no other work: it may be asked to write the beginning of an answer.
 
     Raises:
         ModelError: it reasons before it answers.
     """
-    token = reasoning.reasons_first((one.top_token, one.mass) for one in scored)
-    if token:
+
+    def beginning(i: int) -> str:
+        try:
+            answers = list(engine.generate([Generate(requests[i].messages, TOKENS_READ_ON)]))
+        except ModelError:  # the context ends there
+            return ""
+        return next((answer.text for _, answer in answers if isinstance(answer, Generated)), "")
+
+    found = reasoning.reasons_first(((one.top_token, one.mass) for one in scored), beginning if requests else None)
+    if found:
         raise ModelError(
-            f"{engine.info.model} reasons before it answers: its first token is {token!r}, and the letters have next "
-            f"to no probability ({len(scored)} prompts).",
+            f"{engine.info.model} reasons before it answers: its answers begin with {found!r}, and the letters have "
+            f"next to no probability ({len(scored)} prompts).",
             "Turn reasoning off (llms.*.chat_template_kwargs, such as enable_thinking: false), or choose a scorer that "
             "answers at once.",
         )
@@ -383,7 +392,10 @@ def _score_group(
             for key, (uid, prompt) in zip(keys, group, strict=True):
                 if key in without:
                     unanswered.add(_named(uid, prompt), without[key])
-    check_answers_at_once(engine, [known[key] for key in keys if key in known])
+    answered = [(known[key], request) for key, request in zip(keys, requests, strict=True) if key in known]
+    check_answers_at_once(
+        engine, [one for one, _ in answered], [] if engine.is_paid else [request for _, request in answered]
+    )
     for key, (uid, prompt) in zip(keys, group, strict=True):
         if key in without:
             continue

@@ -11,7 +11,7 @@ import hypothesis
 import pytest
 import torch
 from hypothesis import strategies as st
-from tokenizers import AddedToken
+from tokenizers import AddedToken, normalizers
 from transformers import PreTrainedTokenizerFast
 
 from mjd.errors import ConfigError, ModelError
@@ -84,6 +84,15 @@ def test_byte_fallback_and_added_tokens_do_not_spell_letters(tmp_path: Path) -> 
     tokenizer.save_pretrained(tmp_path)
     chat = ChatTokenizer(tmp_path, "auto", "tiny")
     assert pieces(chat, chat.letter_spellings("ABC", "x\n")) == [["A", "ĠA"], ["B", "ĠB"], ["C", "ĠC"]]
+
+
+def test_letters_of_an_uncased_tokenizer_are_its_lower_case_tokens_with_a_space_too(tmp_path: Path) -> None:
+    tokenizer = tokenizer_of("unigram-always")
+    tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.save_pretrained(tmp_path)
+    chat = ChatTokenizer(tmp_path, "auto", "tiny")
+    found = pieces(chat, chat.letter_spellings(("B", "C"), chat.render(user("?"))))
+    assert [set(one) & {"b", "▁b", "c", "▁c"} for one in found] == [{"b", "▁b"}, {"c", "▁c"}]
 
 
 def test_one_token_for_two_letters_is_refused(tmp_path: Path) -> None:
@@ -320,6 +329,18 @@ def test_texts_with_markers_are_counted_with_their_items(tmp_path: Path, caplog:
     assert (chat.report()["prompts_with_markers"], chat.report()["items_with_markers"]) == (2, ["item i2", "item i3"])
 
 
+def test_texts_with_turn_marks_that_are_no_tokens_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Llama 2, Mistral v1 and Zephyr write [INST] or <|user|> as plain text, which data can spell alike."""
+    chat = tokens(tmp_path, template=MISTRAL)
+    texts = ("Rain. [/INST] A [INST]", "Rain [INS", "Rain. <|im_end|>", "[INST]")
+    with caplog.at_level(logging.WARNING):
+        chat.check((Generate(tuple(user(text)), 1), f"item i{i}") for i, text in enumerate(texts))
+    found = chat.report()
+    assert (found["prompts_with_turn_marks"], found["items_with_turn_marks"]) == (2, ["item i0", "item i3"])
+    assert found["prompts_with_markers"] == 1
+    assert "2 prompts spell what the chat template marks turns with" in caplog.text
+
+
 def test_text_with_a_marker_whose_frame_is_unknown_is_refused(tmp_path: Path) -> None:
     chat = tokens(tmp_path, template="{{ 'Reply in JSON. ' if 'JSON' in messages[-1].content }}" + CHATML)
     with pytest.raises(ModelError, match=r"spells '<\|im_end\|>', which tiny would read as its own token"):
@@ -464,7 +485,12 @@ def test_prompts_that_leave_too_little_room_are_counted(tmp_path: Path, caplog: 
 
 @pytest.mark.parametrize(
     ("config", "longest"),
-    [('{"n_positions": 77}', 77), ('{"text_config": {"max_position_embeddings": 78}}', 78), ("{}", None)],
+    [
+        ('{"n_positions": 77}', 77),
+        ('{"text_config": {"max_position_embeddings": 78}}', 78),
+        ('{"max_seq_len": 79}', 79),  # MPT
+        ("{}", None),
+    ],
 )
 def test_context_is_found_wherever_configurations_keep_it(tmp_path: Path, config: str, longest: int | None) -> None:
     (save_tokenizer(tmp_path, "byte-level") / "config.json").write_text(config)

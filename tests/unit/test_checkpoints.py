@@ -59,6 +59,11 @@ def load(directory: Path) -> TransformersEngine:
     ("edit", "problem", "cure"),
     [
         (quantised("bitsandbytes", load_in_4bit=True), r"local:mine is quantised \(bitsandbytes\)", "bitsandbytes"),
+        (
+            lambda d: set_keys(d, "config.json", quantization_config={"load_in_8bit": True}),
+            r"local:mine is quantised \(bitsandbytes\)",
+            "bitsandbytes",
+        ),
         (quantised("gptq", bits=4, group_size=128), r"local:mine is quantised \(gptq\)", "optimum"),
         (quantised("awq", bits=4, group_size=128), r"local:mine is quantised \(awq\)", "gptqmodel"),
         (quantised("compressed-tensors"), r"is quantised \(compressed-tensors\)", "compressed-tensors"),
@@ -99,12 +104,41 @@ def test_quantised_weights_without_quantization_config_are_refused(tiny: Path) -
         (lambda d: (d / "tokenizer.json").write_text('{"model": 1}'), "local:mine cannot be loaded as a tokenizer"),
         (lambda d: (d / "tokenizer_config.json").write_text("{"), "local:mine cannot be loaded as a tokenizer"),
         (lambda d: (d / "generation_config.json").write_text("[]"), "local:mine cannot be loaded as"),
+        (
+            lambda d: (d / "generation_config.json").write_text('{"eos_token_id": ["</s>"]}'),
+            r"generation_config\.json: eos_token_id is no token id \('</s>'\)",
+        ),
     ],
 )
 def test_damaged_or_foreign_files_give_one_model_error(tiny: Path, edit: Edit, problem: str) -> None:
     edit(tiny)
     with pytest.raises(ModelError, match=problem):
         load(tiny)
+
+
+def test_encoder_decoder_is_refused_as_a_language_model(tmp_path: Path) -> None:
+    """Transformers runs the decoder of a BART alone, whose attention to the encoder is left out."""
+    tiny = save_tiny_llm(tmp_path / "bart")
+    set_keys(tiny, "config.json", is_encoder_decoder=True)
+    with pytest.raises(ModelError, match="has an encoder and a decoder") as error:
+        load(tiny)
+    assert error.value.cure == "Use a decoder-only model."
+
+
+@pytest.mark.parametrize("has_model", [True, False])
+def test_adapter_is_refused_with_the_cure(tiny: Path, has_model: bool) -> None:
+    (tiny / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    if not has_model:
+        (tiny / "config.json").unlink()
+    with pytest.raises(ModelError, match=r"adapter \(LoRA\), which mjd does not apply.*merge_and_unload"):
+        check_model_directory(tiny, "local:mine")
+
+
+def test_layers_that_the_config_leaves_out_are_named(tiny: Path, caplog: pytest.LogCaptureFixture) -> None:
+    set_keys(tiny, "config.json", num_hidden_layers=1)
+    with caplog.at_level("WARNING"):
+        load(tiny)
+    assert "local:mine: 9 tensors of the checkpoint are not read: model.layers.1." in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -153,6 +153,8 @@ def test_sources_that_need_no_humans_pass_the_check() -> None:
         ("analysis- aassistantfinal- one", ["one"]),
         ("Here is my thought process:\n- a\nHere is my response:\n- one", ["one"]),
         ("<think>a</think><answer>\n- one\n</answer>", ["one"]),
+        ("<Thought>- a</Thought>\n<Output>\n- one\n</Output>", ["one"]),
+        ("<think>a</think>\n<response>\n- one\n</response>", ["one"]),
         ("<think>\n- maybe\n- or", []),
         ("Sure.\n<think>\n- maybe", []),
         ("We use <analysis> tags", ["We use <analysis> tags"]),

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from mjd.config import Llm
 from mjd.errors import ModelError
+from mjd.explanations import parse_candidates
 from mjd.llm.base import Generate, Message, Score, Scored, Workplace
 from mjd.llm.transformers_engine import TransformersEngine
 from mjd.llm.vllm_engine import VllmEngine
@@ -61,6 +62,9 @@ class InProcess:
     def ask(self, requests: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         for i, request in enumerate(requests):
             self.sent.append(request)
+            if "logprob_token_ids" not in request["sampling"]:
+                yield {"index": i, "tokens": request["prompt"][-2:], "finish_reason": "length"}
+                continue
             values = logits_of(self.directory, request["prompt"])
             shown = values.log_softmax(0) if self.kind == "logprob" else values
             wanted = request["sampling"]["logprob_token_ids"]
@@ -176,3 +180,17 @@ def test_answer_that_vllms_max_length_might_cut_off_is_named(tiny: Path, monkeyp
         vllm(tiny, monkeypatch, max_length=60).check(
             zip([Generate(asked("?")[0].messages, 48)], ["item i1 (label e)"], strict=True)
         )
+
+
+def test_answer_cut_off_in_reasoning_that_the_template_began_holds_no_explanation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As DeepSeek-R1's and MiniMax-M2's: the template writes `<think>`, so the answer holds its end alone, if any."""
+    save_model(tmp_path, CHATML + "<think>\n")
+    request = Generate((Message("user", "Why?"),), 4)
+    for engine in (local(tmp_path), vllm(tmp_path, monkeypatch)):
+        ((_, answer),) = engine.generate([request])
+        assert answer.text.startswith("<think>")
+        assert len(answer.text) > len("<think>")
+        assert parse_candidates(answer.text) == []
+        assert parse_candidates(f"{answer.text}</think>\n- It rained.") == ["It rained."]

@@ -48,6 +48,12 @@ def test_spellings_of_a_letter_are_added_up() -> None:
     assert (found.kind, found.bound, found.usage) == ("logprob", None, Usage(9, 1, 4))
 
 
+def test_half_of_a_character_in_an_answer_is_replaced() -> None:
+    """An emoji that `max_tokens` cut in two comes as a lone surrogate, which Parquet and tokenizers refuse."""
+    answer = {"choices": [{"message": {"content": "- Rain \ud83c\udf27 falls \ud83d"}, "finish_reason": "stop"}]}
+    assert read_answer(answer, Usage(1)).text == "- Rain \U0001f327 falls \ufffd"
+
+
 def test_without_merging_only_the_letter_itself_counts() -> None:
     found = read_scores(reply({"A": 0.5, " A": 0.2, "B": 0.1}), ("A", "B"), merge_variants=False)
     assert [math.exp(score or 0) for score in found.scores] == pytest.approx([0.5, 0.1])

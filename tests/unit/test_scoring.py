@@ -175,6 +175,27 @@ def test_scorer_that_seldom_reasons_is_not_refused(tmp_path: Path) -> None:
     assert (found["top_token"] == "<think>").sum() == 3
 
 
+class BracketEngine(FakeEngine):
+    """Its first token is a lone bracket: that of a mark of reasoning, or of an answer in brackets."""
+
+    def score(self, requests: Sequence[Score]) -> Iterator[tuple[int, Scored]]:
+        for i, scored in super().score(requests):
+            yield i, replace(scored, mass=1e-9, top_token=" <" if i % 2 else "<")
+
+
+@pytest.mark.parametrize("answer", ["<think>\nOkay, the", "<thinki"])
+def test_scorer_whose_mark_of_reasoning_is_several_tokens_is_refused(tmp_path: Path, answer: str) -> None:
+    engine = BracketEngine(answer)
+    with pytest.raises(ModelError, match=r"reasons before it answers: its answers begin with '<think"):
+        score_items(engine, ITEMS, SHOWN, settings(), ScoreChunks(tmp_path), Tally())
+    assert engine.asked == 18 + 1  # the beginning of one answer is enough
+
+
+def test_scorer_that_begins_with_a_bracket_but_not_with_reasoning_is_not_refused(tmp_path: Path) -> None:
+    found = score_items(BracketEngine("<answer>B</answer>"), ITEMS, SHOWN, settings(), ScoreChunks(tmp_path), Tally())
+    assert len(found) == 18
+
+
 def test_top_tokens_are_kept_in_chunks_and_in_the_store(tmp_path: Path) -> None:
     engine = FakeEngine()
     with Store(tmp_path / "store.sqlite") as store:

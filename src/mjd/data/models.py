@@ -58,7 +58,13 @@ def fetch_model(entry: ModelEntry, directory: Path, blobs: Path) -> None:
 
 
 def check_model_directory(directory: Path, name: str) -> None:
-    """Raise `ModelError` unless `directory` holds a config, safetensors weights and a tokenizer."""
+    """Raise `ModelError` unless `directory` holds a config, safetensors weights and a tokenizer, and no adapter."""
+    if (directory / "adapter_config.json").exists():
+        raise ModelError(
+            f"{name} holds an adapter (LoRA), which mjd does not apply: the model without it is another one.",
+            "Merge it into its base model (`merge_and_unload` of the package peft) and save that; remove "
+            "adapter_config.json where it is merged already.",
+        )
     config = directory / "config.json"
     if not config.is_file():
         raise ModelError(f"{name} has no config.json.", "Give a Hugging Face model directory, or a GGUF file.")

@@ -65,9 +65,7 @@ class ChatTokenizer:
         self.template_hash = "none" if self.is_plain else hashlib.sha256(text.encode()).hexdigest()[:16]
         self.longest = longest or _context(Path(directory) / "config.json")
         self.answer_room, self.letter_tokens = answer_room, letter_tokens
-        ends = _config_value(Path(directory) / "generation_config.json", "eos_token_id")
-        ids = [*(ends if isinstance(ends, list) else [ends]), self.tokenizer.eos_token_id]
-        self.end_ids = sorted({int(i) for i in ids if i is not None})
+        self.end_ids = _end_ids(Path(directory) / "generation_config.json", self.tokenizer.eos_token_id)
         self._letter_ids: dict[tuple[tuple[str, ...], str], list[int | None]] = {}
         self._spelled: dict[tuple[tuple[str, ...], tuple[int | None, ...]], list[list[int]]] = {}
         self._token_texts: dict[int, str] = {}
@@ -116,14 +114,17 @@ class ChatTokenizer:
                 answer whose first token `is_scored`.
         """
         prompt = self._located(self.render(messages), messages)
-        opened = reasoning.opens_reasoning(prompt.ending) if is_scored and not self.is_plain else None
-        if opened:
+        if is_scored and (opened := self._opened_reasoning(prompt)):
             raise ModelError(
                 f"The chat template of {self.name} begins reasoning ({opened}): the first token is no answer, and "
                 "cannot be scored.",
                 self.reasoning_cure,
             )
         return prompt
+
+    def _opened_reasoning(self, prompt: Prompt) -> str | None:
+        """The mark of the reasoning that the chat template begins at the end of `prompt`."""
+        return None if self.is_plain else reasoning.opens_reasoning(prompt.ending)
 
     def _located(self, text: str, messages: Sequence[Message]) -> Prompt:
         roles = tuple(message.role for message in messages)
@@ -185,6 +186,7 @@ class ChatTokenizer:
             ModelError: a prompt cannot be rendered or read as asked; the item is named.
         """
         marked: list[str] = []
+        imitating: list[str] = []
         near: list[str] = []
         prompt = None
         for request, name in requests:
@@ -193,6 +195,8 @@ class ChatTokenizer:
                 if self.markers.inside(prompt):
                     self.markers.as_text(prompt)
                     marked.append(name)
+                elif prompt.imitates_turns:
+                    imitating.append(name)
                 wanted = request.max_new_tokens if isinstance(request, Generate) else 0
                 if isinstance(request, Score):
                     self.letter_spellings(request.letters, prompt.text)
@@ -209,6 +213,12 @@ class ChatTokenizer:
                 p if i % 2 == 0 else next(roles) for i, p in enumerate(_parts(prompt))
             )
         self._note("with_markers", marked, "contain special tokens of the tokenizer, which are read as plain text")
+        self._note(
+            "with_turn_marks",
+            imitating,
+            "spell what the chat template marks turns with, for which the tokenizer has no token: the model may read "
+            "it as the template's",
+        )
         self._note("near_context_end", near, "leave less of the model's context than max_new_tokens for the answer")
 
     def _note(self, what: str, names: Sequence[str], why: str) -> None:
@@ -258,6 +268,14 @@ class ChatTokenizer:
             self.variables = before
 
     # -- answers ---------------------------------------------------------------------------------------------
+
+    def answer(self, ids: Sequence[int], prompt: Prompt) -> str:
+        """The text of an answer to `prompt`, as `decode` gives it.
+
+        It begins with the mark of the reasoning that the chat template began, if any: an answer that is cut off within
+        that reasoning holds no other mark of it.
+        """
+        return (self._opened_reasoning(prompt) or "") + self.decode(ids)
 
     def decode(self, ids: Sequence[int]) -> str:
         """An answer's text, without special tokens but for those that mark reasoning."""
@@ -364,9 +382,18 @@ def _parts(prompt: Prompt) -> list[str]:
     return [*parts, prompt.text[at:]]
 
 
+def _end_ids(path: Path, eos: int | None) -> list[int]:
+    """Tokens that end an answer: those of the generation configuration, and the tokenizer's."""
+    ends = _config_value(path, "eos_token_id")
+    ids = [one for one in [*(ends if isinstance(ends, list) else [ends]), eos] if one is not None]
+    if wrong := [one for one in ids if not isinstance(one, int)]:
+        raise ModelError(f"{path}: eos_token_id is no token id ({wrong[0]!r}).", "Give the id, a whole number.")
+    return sorted(set(ids))
+
+
 def _context(path: Path) -> int | None:
     """Tokens that a model reads at most, as its configuration file says; None where it does not."""
-    names = ("max_position_embeddings", "n_positions", "max_sequence_length")
+    names = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len")
     config = _config_value(path, None) or {}
     found = (part.get(name) for part in (config, config.get("text_config") or {}) for name in names)
     return next((int(value) for value in found if value and int(value) > 0), None)

@@ -16,16 +16,21 @@ _SPACES = ("", " ", "▁", "Ġ")
 
 
 def spellings(tokenizer: Any, letters: Sequence[str]) -> dict[str, list[int]]:
-    """Ids of the vocabulary's tokens that are a letter, bare or with one space before it; no special or added ones."""
+    """Ids of the vocabulary's tokens that are a letter, bare or with one space before it; no special or added ones.
+
+    Where a tokenizer writes letters in lower case (uncased vocabularies), so do its tokens.
+    """
     added = {int(i) for i in tokenizer.added_tokens_decoder}
     vocabulary: Mapping[str | bytes, int] = tokenizer.get_vocab()
     found: dict[str, list[int]] = {}
     for letter in letters:
-        forms = [space + letter for space in _SPACES]
+        written = tokenizer.decode(tokenizer(letter, add_special_tokens=False)["input_ids"]).strip()
+        spelled = [letter, letter.lower()] if written == letter.lower() else [letter]
+        forms = [space + one for one in spelled for space in _SPACES]
         ids = {vocabulary.get(form, vocabulary.get(form.encode())) for form in forms}
         known = sorted(int(i) for i in ids if i is not None and i not in added)
         # A byte-level vocabulary writes bytes as characters: one that looks like a letter may be half of another.
-        found[letter] = [i for i in known if tokenizer.decode([i]).strip() == letter]
+        found[letter] = [i for i in known if tokenizer.decode([i]).strip() in spelled]
     return found
 
 

@@ -85,7 +85,8 @@ def read_answer(reply: Mapping[str, Any], usage: Usage | None = None) -> Generat
     message = choice.get("message")
     if not isinstance(message, Mapping):
         raise UnreadableReplyError("a reply has no message")
-    text = _text(message.get("content"))
+    # JSON may hold half of a character (an emoji cut in two), which no file can: U+FFFD stands for it.
+    text = _text(message.get("content")).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     ended = _finish(choice.get("finish_reason"))
     if not (after_reasoning(text) or "").strip():
         raise _without_answer(choice, message, text, ended)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from mjd import registry
 from mjd.errors import ModelError
@@ -11,6 +13,8 @@ from mjd.llm.base import Message
 
 # Stands for the content of message number i; mixed case, so that a template that changes case is noticed.
 _STAND_IN = "Mjd{}Text"
+# How templates mark turns: [INST], <</SYS>>, <|user|>, <start_of_turn>, <｜User｜>.
+_TURN_MARK = re.compile(r"\[/?[A-Z_]+\]|<<?/?\w+>?>|<[|｜][^|｜<>\n]+[|｜]>")
 _DROPPED = "Set prompts.system: null and put its text into the user prompts, or set the LLM's chat_template: none."
 _ALTERED = "Set the LLM's chat_template: none, or change the text, or choose another model."
 
@@ -25,6 +29,11 @@ class Frame:
     def text(self) -> str:
         """The frame with its stand-ins for the messages."""
         return "".join(part for i, piece in enumerate(self.pieces) for part in (stand_in(i) * (i > 0), piece))
+
+    @cached_property
+    def turn_marks(self) -> frozenset[str]:
+        """What the template marks turns with, as text; not all tokenizers have tokens for it."""
+        return frozenset(mark for piece in self.pieces for mark in _TURN_MARK.findall(piece))
 
 
 @dataclass(frozen=True)
@@ -45,6 +54,12 @@ class Prompt:
     def ending(self) -> str:
         """The text after the last message."""
         return self.text[self.spans[-1][1] :] if self.spans else self.text
+
+    @property
+    def imitates_turns(self) -> bool:
+        """True where a message spells one of the template's marks of turns."""
+        marks = self.frame.turn_marks if self.frame else frozenset()
+        return any(mark in self.text[start:stop] for mark in marks for start, stop in self.spans)
 
 
 def stand_in(i: int) -> str:

@@ -13,7 +13,13 @@ import transformers
 from transformers import AutoModelForCausalLM
 
 from mjd import onednn
-from mjd.checkpoints import check_quantisation, check_unread_weights, loading
+from mjd.checkpoints import (
+    check_decoder_only,
+    check_quantisation,
+    check_unread_weights,
+    loading,
+    warn_of_unread_weights,
+)
 from mjd.config import Llm
 from mjd.devices import keep_freed_memory, resolve_device, set_threads
 from mjd.errors import ModelError
@@ -119,7 +125,8 @@ class TransformersEngine(Engine):
         """Answer every request; answers come as they finish, at the end of the model's context at the latest."""
         if not requests:
             return
-        ids = self.tokens.encode([self.tokens.prompt(request.messages) for request in requests])
+        prompts = [self.tokens.prompt(request.messages) for request in requests]
+        ids = self.tokens.encode(prompts)
         if self.tokens.longest:
             left = [max(self.tokens.longest - len(one), 1) for one in ids]
             requests = [
@@ -129,7 +136,7 @@ class TransformersEngine(Engine):
             yield (
                 answer.index,
                 Generated(
-                    self.tokens.decode(answer.tokens),
+                    self.tokens.answer(answer.tokens, prompts[answer.index]),
                     "stop" if answer.ended else "length",
                     Usage(answer.prompt_tokens, len(answer.tokens)),
                 ),
@@ -147,6 +154,7 @@ def _load(directory: str | Path, dtype: torch.dtype, name: str, device: torch.de
         "damaged copy and download it again."
     )
     check_quantisation(directory, name)
+    check_decoder_only(directory, name)
     with loading(directory, name, "a language model", cure):
         # Eager: some classes keep the attention they are loaded with, and only eager is exact for every architecture.
         model, loaded = AutoModelForCausalLM.from_pretrained(
@@ -155,6 +163,7 @@ def _load(directory: str | Path, dtype: torch.dtype, name: str, device: torch.de
         if not (getattr(model, "is_loaded_in_4bit", False) or getattr(model, "is_loaded_in_8bit", False)):
             model = model.to(device)  # bitsandbytes has put its models where they belong
     check_unread_weights(loaded["unexpected_keys"], name)
+    warn_of_unread_weights(loaded["unexpected_keys"], name)
     # Weights that a model shares between layers (tied embeddings) are not among the missing ones.
     missing = sorted(loaded["missing_keys"])
     if missing:

@@ -115,7 +115,8 @@ class VllmEngine(Engine):
         Raises:
             ModelError: an answer might be cut off at `vllm.max_length`, which is about memory and in no request key.
         """
-        ids = self.tokens.encode([self.tokens.prompt(request.messages) for request in requests])
+        prompts = [self.tokens.prompt(request.messages) for request in requests]
+        ids = self.tokens.encode(prompts)
         for one, request in zip(ids, requests, strict=True):
             self._check_length(one, request)
         ends = set(self.tokens.end_ids)
@@ -132,7 +133,7 @@ class VllmEngine(Engine):
         for i, reply in self._ask(ids, sampling):
             written = [token for token in reply["tokens"] if token not in ends]
             ended = reply["finish_reason"] == "stop"
-            text = self.tokens.decode(written)
+            text = self.tokens.answer(written, prompts[i])
             yield i, Generated(text, "stop" if ended else "length", Usage(len(ids[i]), len(written)))
 
     def _check_length(self, ids: Sequence[int], request: Generate, name: str = "") -> None:
