@@ -25,7 +25,9 @@ def logging_to(path: str | Path | None, level: int = logging.INFO) -> Iterator[N
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
     if path:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        handlers.append(logging.FileHandler(path, mode="w", encoding="utf-8"))
+        # Emptied, then appended to: a second run that is refused writes to the first one's file, and over none of it.
+        Path(path).write_bytes(b"")
+        handlers.append(logging.FileHandler(path, mode="a", encoding="utf-8"))
     root = logging.getLogger()
     for handler in handlers:
         handler.setFormatter(logging.Formatter(_FORMAT, "%H:%M:%S"))
