@@ -13,7 +13,7 @@ VLLM_VENV := .venv-vllm
 VLLM_STAMP := $(VLLM_VENV)/.installed-$(VLLM)
 
 .DEFAULT_GOAL := help
-.PHONY: help install vllm ood test test-vllm test-openai lint format lock docs clean
+.PHONY: help install vllm ood test test-fast test-vllm test-openai lint format lock docs clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -43,6 +43,9 @@ ood: $(STAMP) ## results/tables/ood.csv on the bundled sample (CPU, minutes)
 
 test: $(STAMP) ## all tests that need nothing but this machine
 	$(BIN)/python -m pytest
+
+test-fast: $(STAMP) ## the quick ones among them, in less than a minute
+	$(BIN)/python -m pytest tests/unit tests/golden -m 'not slow'
 
 vllm: $(VLLM_STAMP) ## make .venv-vllm for the engine vllm (VLLM=vllm on GPUs)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from mjd.config import Config, Llm, read_config
@@ -13,6 +14,10 @@ from mjd.job import train_items
 from mjd.llm.base import Generate, Score
 from mjd.scoring import PromptSettings, item_prompts
 from tests.workflow.conftest import ROOT, run_snakemake
+
+# A busy machine is no reason to fail: what takes long is limited by pytest.
+hypothesis.settings.register_profile("mjd", deadline=None, max_examples=50)
+hypothesis.settings.load_profile("mjd")
 
 MODEL = "smollm2-135m-instruct"
 N_ITEMS = 4

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -12,6 +14,8 @@ from types import TracebackType
 
 from tqdm.auto import tqdm
 
+log = logging.getLogger(__name__)
+
 _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 LOG_EVERY_SECONDS = 15.0
 BURST_SECONDS = 0.05
@@ -19,13 +23,47 @@ BURST_SECONDS = 0.05
 MOST_NAMED = 10
 
 
+class _LogFile(logging.FileHandler):
+    """A log file that is given up when it cannot be written, as on a full disk: stderr gets every line as well."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Emptied, then appended to: a second run that is refused writes to the first one's file, and over none of it.
+        path.write_bytes(b"")
+        super().__init__(path, mode="a", encoding="utf-8")
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 -- logging's name
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+            return
+        with contextlib.suppress(OSError):
+            super().close()
+        self.stream = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 -- closed with the handler
+        _not_written(self.baseFilename, error)
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            super().close()
+
+
+def _not_written(path: str | Path, error: OSError) -> None:
+    log.warning("The log %s cannot be written (%s): what follows is shown here alone.", path, error.strerror or error)
+
+
 @contextmanager
 def logging_to(path: str | Path | None, level: int = logging.INFO) -> Iterator[None]:
-    """Send log records to `path` (overwritten) and to stderr for the duration of the block."""
+    """Send log records to `path` (overwritten) and to stderr for the duration of the block.
+
+    A file that cannot be written is warned about: it keeps nobody from working.
+    """
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
+    unwritten: OSError | None = None
     if path:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        handlers.append(logging.FileHandler(path, mode="w", encoding="utf-8"))
+        try:
+            handlers.append(_LogFile(Path(path)))
+        except OSError as error:
+            unwritten = error
     root = logging.getLogger()
     for handler in handlers:
         handler.setFormatter(logging.Formatter(_FORMAT, "%H:%M:%S"))
@@ -33,6 +71,8 @@ def logging_to(path: str | Path | None, level: int = logging.INFO) -> Iterator[N
     before = root.level
     root.setLevel(level)
     logging.captureWarnings(True)
+    if path and unwritten:
+        _not_written(path, unwritten)
     try:
         yield
     finally:

@@ -75,7 +75,7 @@ class BatchServer(ThreadingHTTPServer):
         self._keys: dict[str, str] = {}
         self._lock = threading.Lock()
         self.url = f"http://127.0.0.1:{self.server_address[1]}/v1"
-        threading.Thread(target=self.serve_forever, daemon=True).start()
+        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 
     def add_file(self, content: bytes) -> dict[str, Any]:
         name = f"file-{len(self.files)}"

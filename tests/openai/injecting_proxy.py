@@ -113,7 +113,7 @@ class InjectingProxy(ThreadingHTTPServer):
         self.untold = 0
         self._lock = threading.Lock()
         self.url = f"http://127.0.0.1:{self.server_address[1]}/v1"
-        threading.Thread(target=self.serve_forever, daemon=True).start()
+        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 
     def respond(self, path: str, body: bytes, authorization: str | None) -> tuple[int, bytes]:
         """Status and body of the reply to one request."""

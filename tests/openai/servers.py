@@ -150,7 +150,7 @@ class FaultProxy(ThreadingHTTPServer):
         self.made: list[str] = []
         self._lock = threading.Lock()
         self.url = f"http://127.0.0.1:{self.server_address[1]}/v1"
-        threading.Thread(target=self.serve_forever, daemon=True).start()
+        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 
     def next_fault(self, body: bytes) -> str | None:
         with self._lock:

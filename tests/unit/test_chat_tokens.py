@@ -267,7 +267,7 @@ def cached_tokens(kind: str, template: str | None) -> ChatTokenizer:
         return tokens(Path(directory), kind, template)
 
 
-@hypothesis.settings(deadline=None, max_examples=150)
+@hypothesis.settings(max_examples=100)
 @hypothesis.given(
     kind=st.sampled_from(KINDS),
     template=st.sampled_from([CHATML, MISTRAL, None]),

@@ -74,6 +74,7 @@ def modes(tiny: TransformersEngine) -> dict[str, str]:
     return {task: execution[task]["mode"] for task in ("scoring", "generation") if task in execution}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prefix_tree", [True, False])
 @pytest.mark.parametrize("family", ALL_FAMILIES)
 def test_logits_of_every_architecture_equal_one_prompt_at_a_time(models: Any, family: str, prefix_tree: bool) -> None:
@@ -82,6 +83,7 @@ def test_logits_of_every_architecture_equal_one_prompt_at_a_time(models: Any, fa
     np.testing.assert_allclose(last_logits(tiny, ids), logits_alone(eager(models(family)), ids), atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prefix_tree", [True, False])
 @pytest.mark.parametrize("family", ALL_FAMILIES)
 def test_greedy_answers_of_every_architecture_equal_generate(models: Any, family: str, prefix_tree: bool) -> None:

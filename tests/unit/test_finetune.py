@@ -198,6 +198,7 @@ def saved_predictions(directory: Path, frame: pd.DataFrame, labels: LabelSet) ->
     return predict(model, encode(tokenizer, frame, FIELDS, 64))
 
 
+@pytest.mark.slow
 def test_base_loss_falls(tiny_encoder: Path, toy_pairs: pd.DataFrame, fit_base: Callable[..., np.ndarray]) -> None:
     losses = fit_base(tiny_encoder, toy_pairs)
     assert losses[-3:].mean() < 0.5 * losses[:3].mean()
@@ -414,6 +415,7 @@ def test_a_system_that_lacks_items_trains_as_on_the_others_alone(
     pd.testing.assert_frame_equal(partial, alone, check_exact=True)
 
 
+@pytest.mark.slow
 def test_worker_processes_give_the_same_courses_in_order(
     train: Train, toy_items: pd.DataFrame, nli_labels: LabelSet
 ) -> None:
@@ -428,6 +430,7 @@ def test_worker_processes_give_the_same_courses_in_order(
     pd.testing.assert_frame_equal(train(targets, seeds=(1, 2), processes=2), alone, check_exact=True)
 
 
+@pytest.mark.slow
 def test_workers_end_with_a_killed_job() -> None:
     job = (
         "import os, time, loky; from mjd.finetune import _start_worker\n"
@@ -505,6 +508,7 @@ def save_text(path: Path) -> None:
     path.write_text("{}")
 
 
+@pytest.mark.slow
 def test_interrupted_job_ends_its_workers_at_once(tmp_path: Path) -> None:
     job = (
         "import os, sys, time, signal\n"
@@ -546,7 +550,7 @@ def test_missing_split_is_named(train: Train, toy_items: pd.DataFrame, split: st
         train(items=toy_items[toy_items["split"] != split])
 
 
-@pytest.mark.parametrize("n_runs", [1, 2])
+@pytest.mark.parametrize("n_runs", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_base_with_another_label_order_is_refused(
     base: Path, nli_labels: LabelSet, toy_items: pd.DataFrame, tmp_path: Path, n_runs: int
 ) -> None:

@@ -1,11 +1,12 @@
-"""Progress lines: counts, and rates taken at the end of a burst."""
+"""Log files; progress lines: counts, and rates taken at the end of a burst."""
 
 import logging
+from pathlib import Path
 
 import pytest
 
 from mjd import logs
-from mjd.logs import Progress
+from mjd.logs import Progress, logging_to
 
 
 @pytest.fixture
@@ -42,3 +43,41 @@ def test_a_note_ends_the_line(clock: list[float]) -> None:
     with Progress("scoring", 1, "prompts") as progress:
         progress.note = lambda: "0.0100 USD spent"
         assert progress.line().endswith(", 0.0100 USD spent")
+
+
+def test_log_that_a_second_run_empties_holds_whole_lines_of_both(tmp_path: Path) -> None:
+    path = tmp_path / "rule.log"
+    with logging_to(path):
+        logging.getLogger("mjd").info("a long line of the first run")
+        with logging_to(path):
+            logging.getLogger("mjd").info("second")
+        logging.getLogger("mjd").info("first again")
+    lines = path.read_bytes().splitlines()
+    assert b"\0" not in path.read_bytes()
+    assert lines[0].endswith(b"mjd: second")
+    assert lines[-1].endswith(b"mjd: first again")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_log_on_a_full_disk_is_given_up_and_stderr_keeps_every_line(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "rule.log"
+    path.symlink_to("/dev/full")
+    with logging_to(path):
+        logging.getLogger("mjd").info("first")
+        logging.getLogger("mjd").info("second")
+    shown = capfd.readouterr().err
+    assert "first" in shown
+    assert "second" in shown
+    assert shown.count("cannot be written (No space left on device)") == 1
+    assert "Traceback" not in shown
+
+
+def test_log_that_cannot_be_made_keeps_nobody_from_working(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    with logging_to(tmp_path / "file" / "rule.log"):
+        logging.getLogger("mjd").info("first")
+    shown = capfd.readouterr().err
+    assert "first" in shown
+    assert "cannot be written (" in shown

@@ -202,7 +202,7 @@ def test_kl_does_not_depend_on_label_order(drawn: list[Floats], random: object) 
     assert kl_divergence(p[:, order], q[:, order]) == pytest.approx(kl_divergence(p, q), abs=1e-9)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(distributions())
 def test_distance_correlation_is_symmetric(drawn: list[Floats]) -> None:
     p, q = (np.vstack([array, np.eye(array.shape[1])]) for array in drawn)
@@ -224,7 +224,6 @@ def shares(counts: np.ndarray) -> np.ndarray:
     return np.asarray(counts / counts.sum(axis=1, keepdims=True))
 
 
-@settings(deadline=None)  # the first example imports scikit-learn
 @given(votes(), st.randoms(use_true_random=False))
 def test_f1_perfect_classifier_any_label_order_is_exactly_one(counts: np.ndarray, random: Random) -> None:
     """Three perfect classifiers: the HJDs themselves, the first of the tied labels, and any of them."""
@@ -239,7 +238,6 @@ def test_f1_perfect_classifier_any_label_order_is_exactly_one(counts: np.ndarray
         assert accuracy(gold, predicted, n_labels) == 1.0
 
 
-@settings(deadline=None)
 @given(votes(), st.data())
 def test_f1_any_classifier_does_not_depend_on_the_label_order(counts: np.ndarray, data: st.DataObject) -> None:
     n_items, n_labels = counts.shape
@@ -253,7 +251,6 @@ def test_f1_any_classifier_does_not_depend_on_the_label_order(counts: np.ndarray
         assert found[0] == pytest.approx(found[1], abs=1e-12)
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_f1_without_ties_equals_the_f1_of_positions(data: st.DataObject) -> None:
     gold, predicted = (np.array(data.draw(st.lists(st.integers(0, 2), min_size=5, max_size=5))) for _ in range(2))

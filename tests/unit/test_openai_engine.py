@@ -66,7 +66,7 @@ class Site(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.n, self._lock = 0, threading.Lock()
         self.url = f"http://127.0.0.1:{self.server_address[1]}/v1"
-        threading.Thread(target=self.serve_forever, daemon=True).start()
+        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 
     def reply_to(self, body: bytes) -> Answer:
         return self.answer(self.count())
@@ -161,6 +161,7 @@ def test_a_retry_after_beyond_retry_seconds_is_not_waited_for(site: Site, store:
     assert (site.n, time.monotonic() - begun < 10) == (1, True)
 
 
+@pytest.mark.slow
 def test_waiting_for_the_limits_is_no_trying(site: Site, store: Store) -> None:
     """Each try waits longer than a request may be tried."""
     site.answer = lambda n: completion() if n == 2 else (500, {"error": {"message": "a hiccup"}}, {})
@@ -409,6 +410,7 @@ def slow_then_interrupt(url: str, path: str) -> None:
         list(asking.score(MANY))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_stores_the_replies_under_way(site: Site, tmp_path: Path, number: int) -> None:
     def answer(n: int) -> Answer:

@@ -349,7 +349,7 @@ def _numbered(table: list[tuple[str, str]]) -> list[list[str]]:
 @given(table=tables_of_texts)
 @example(table=[("nan", "None"), ("NA", "null"), ("NaN", "<NA>"), ("inf", "N/A")])
 @example(table=[("a\rb", "c"), ("d", "e")])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=50)
 def test_table_of_any_texts_is_read_exactly_or_refused(writer: Writer, table: list[tuple[str, str]]) -> None:
     rows = _numbered(table)
     with tempfile.TemporaryDirectory() as directory:
@@ -364,7 +364,7 @@ def test_table_of_any_texts_is_read_exactly_or_refused(writer: Writer, table: li
 
 @given(table=tables_of_texts)
 @example(table=[('"', '"'), ('a"', ',"')])
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100)
 def test_table_with_backslash_escapes_is_read_exactly_or_refused(table: list[tuple[str, str]]) -> None:
     rows = [[cell.replace("\\", "/") for cell in row] for row in _numbered(table)]
     for quoting in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL):
@@ -376,7 +376,7 @@ def test_table_with_backslash_escapes_is_read_exactly_or_refused(table: list[tup
 
 @given(table=tables_of_texts, place=st.integers(0, 10_000), add=st.booleans(), all_quoted=st.booleans())
 @example(table=[("x, y", "b"), ("c", "d"), ('z"', "k")], place=1, add=False, all_quoted=False)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100)
 def test_table_with_one_quote_more_or_less_never_has_fewer_rows(
     table: list[tuple[str, str]], place: int, add: bool, all_quoted: bool
 ) -> None:
@@ -395,7 +395,7 @@ def test_table_with_one_quote_more_or_less_never_has_fewer_rows(
 
 
 @given(table=tables_of_texts)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=50)
 def test_parquet_table_of_any_texts_is_read_exactly_or_refused(table: list[tuple[str, str]]) -> None:
     rows = _numbered(table)
     with tempfile.TemporaryDirectory() as directory:

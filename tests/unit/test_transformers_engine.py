@@ -139,7 +139,7 @@ def test_workers_side_by_side_change_no_score(
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2"])
-@hypothesis.settings(deadline=None, max_examples=15)
+@hypothesis.settings(max_examples=15)
 @hypothesis.given(
     prompts=st.lists(st.text("ab ", min_size=1, max_size=60), min_size=1, max_size=8), size=st.integers(1, 80)
 )

@@ -37,7 +37,7 @@ def attention(
 
 
 @pytest.mark.parametrize("together", [False, True])
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(
     PROMPTS,
     st.tuples(st.integers(1, 40), st.sampled_from([2, 16])),

@@ -25,6 +25,26 @@ def run_snakemake(*arguments: str, config: dict[str, Any] | None = None) -> subp
     return subprocess.run(command(*arguments, config=config), cwd=ROOT, capture_output=True, text=True, check=False)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """All tests of this folder start Snakemake."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session")
 def snakemake() -> Run:
     return run_snakemake
+
+
+@pytest.fixture(scope="session")
+def tiny_llm(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Configuration of a tiny random LLM in SmolLM2's place: for tests of the workflow, whatever its model answers."""
+    from tests.unit.tiny_llms import save_tiny_llm  # imports torch
+
+    folder = tmp_path_factory.mktemp("tiny-llm")
+    return {
+        "downloads_dir": str(folder / "downloads"),
+        "models": {"tiny": {"local": str(save_tiny_llm(folder / "tiny"))}},
+        "llms": {"smollm2": {"model": "tiny", "device": "cpu"}},
+    }

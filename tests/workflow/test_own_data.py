@@ -13,7 +13,10 @@ HJD = ["hjd_e", "hjd_n", "hjd_c"]
 
 @pytest.fixture(scope="module")
 def own(snakemake: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Results of the sample's items without their HJDs and without one of the two kinds of label counts."""
+    """Results of the sample's items without their HJDs and without one of the two kinds of label counts.
+
+    With the real small models, and as little work for them as makes every table.
+    """
     folder = tmp_path_factory.mktemp("own data")
     items = pd.read_csv(ROOT / "resources/sample/synthetic_items.csv")
     items.loc[items["split"] == "train", HJD] = None
@@ -21,11 +24,13 @@ def own(snakemake: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = {
         "extends": "config/config.yaml",
         "results_dir": str(folder / "results"),
-        "limit": 4,
+        "limit": 2,
         "task": {"train_hjd": "none", "label_counts": {"mnli": None}},
         "data": {"title": "own", "items": {"items": str(folder / "items.csv")}},
-        "explanations": {"sources": ["none", "human", "varierr-lg"]},
-        "scoring": {"transforms": {"softmax-cv": None}},
+        "explanations": {"sources": ["none", "human", "varierr-lg"], "sampling": {"max_new_tokens": 24}},
+        "scoring": {"transforms": {"softmax": None, "softmax-cv": None}},
+        "analyses": {"convergence_items": 2, "generated_prompts": 1, "generated_tokens": 4},
+        "statistics": {"resamples": 200},
         "finetuning": {"epochs": 1, "seeds": 1},
         "base_classifier": {"epochs": 1},
     }

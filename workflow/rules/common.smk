@@ -101,7 +101,8 @@ def limit_gpus_of_run():
     asked = gpus_asked()
     if not any(asked.values()):
         return
-    given = workflow.global_resources.get("gpu").value
+    given = workflow.global_resources.get("gpu")
+    given = getattr(given, "value", given)  # a number in Snakemake's earlier versions
     found = len(find_gpus()) if workflow.local_exec else None
     try:
         limit = limit_gpus(asked, given, found)
