@@ -21,7 +21,7 @@ from mjd.errors import DataError, ModelError
 from mjd.io import atomic_path, read_table
 from mjd.labels import LabelSet
 from mjd.llm.base import Engine, Score, Scored, Unanswered, request_key
-from mjd.llm.openai_replies import is_usable_score
+from mjd.llm.logprobs import is_usable_score
 from mjd.llm.store import Store, request_record
 from mjd.llm.tally import Tally
 from mjd.logs import Progress
@@ -35,8 +35,6 @@ log = logging.getLogger(__name__)
 SECONDS_PER_CHUNK = 10.0
 # Scores after which a scorer that reasons before it answers is refused.
 FIRST_SCORES = 4
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

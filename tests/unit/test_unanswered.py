@@ -306,11 +306,11 @@ def test_injected_replies_keep_every_good_one_and_pay_none_twice(
     assert max(proxy.tries.values()) == 3
 
     usd, requests, estimated = spending(store)
-    assert (requests, estimated) == (len(proxy.owed) + proxy.untold, proxy.untold)
+    assert (requests, estimated) == (len(proxy.owed) + len(proxy.untold), len(proxy.untold))
     estimate = (
         sum((len(f"Why? {i}") + 8) * 2.5 + len("A") * 10 for i in range(40) if _meets(proxy, i, "no_usage")) / 1e6
     )
-    assert usd == pytest.approx(proxy.owed_usd(2.5, 10) + estimate, abs=1e-12)
+    assert usd == pytest.approx(sum(n * 2.5 + m * 10 for n, m in proxy.owed) / 1e6 + estimate, abs=1e-12)
     assert store.db.execute("SELECT count(*) FROM reserved").fetchone() == (0,)
 
     proxy.healed, before = True, proxy.tries.copy()
@@ -382,3 +382,16 @@ def test_estimates_are_counted_by_the_tokenizer_that_the_model_names(tmp_path: P
     assert count is not None
     assert count("Which one?") == 10
     assert token_counter(config.model_copy(update={"downloads_dir": str(tmp_path / "none")}), "served") is None
+
+
+def test_a_tokenizer_that_does_not_load_loses_no_reply(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It is looked at when a reply without usage has come: that is paid for."""
+    directory = tmp_path / "models" / "smollm2-135m-instruct"
+    directory.mkdir(parents=True)
+    (directory / "config.json").write_text("{}")
+    served = {"served": {"api": "m", "tokenizer": "smollm2-135m-instruct"}}
+    config = load_config({"extends": "config/config.yaml", "downloads_dir": str(tmp_path), "models": served})
+    count = token_counter(config, "served")
+    assert count is not None
+    assert [count("Which one?"), count("Which one?")] == [5, 5]
+    assert caplog.text.count("estimated by their bytes") == 1

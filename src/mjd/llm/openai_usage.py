@@ -12,6 +12,8 @@ from mjd.llm.base import Usage
 _TEMPLATE_TOKENS = 8
 # Without a tokenizer: few tokens of any language or vocabulary are shorter, so that the budget holds.
 _BYTES_A_TOKEN = 2
+# A larger number of tokens is none: no context is as long.
+_MOST_TOKENS = 10**9
 
 CountTokens = Callable[[str], int]
 
@@ -71,9 +73,9 @@ def _count(value: Any) -> int | None:
         return None
     try:
         number = float(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
-    return int(number) if math.isfinite(number) and number >= 0 else None
+    return int(number) if 0 <= number <= _MOST_TOKENS else None
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
