@@ -245,6 +245,15 @@ def test_convergence_leaves_items_with_dropped_prompts_out(gapped: pd.DataFrame)
     assert found.p.shape == (2, 2, 6, 3)
 
 
+def test_convergence_leaves_items_with_dropped_explanation_orders_out(gapped: pd.DataFrame) -> None:
+    """Items that lack one order each, not the same, have equally many: the place of one order would be another's."""
+    lacks = {"i1": "1,0", "i2": "0,1", "i3": "1,0"}
+    items = ITEMS.assign(**dict.fromkeys(LABELS.columns("hjd"), 1 / 3))
+    one = gapped[gapped["uid"].map(lacks) != gapped["explanation_order"]].reset_index(drop=True)
+    systems, how = [System("a", "A", "mjd", scorer="m")], Statistics(resamples=100)
+    assert convergence.convergence_table(systems, [one], items, LABELS, 1.0, how, 1, "toy").empty
+
+
 def test_tables_without_a_complete_item_are_empty(gapped: pd.DataFrame, tmp_path: Path) -> None:
     """A content filter that hits a prompt of each item must not keep the other tables from being made."""
     none = gapped.groupby("uid").head(5)
