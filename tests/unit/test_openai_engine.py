@@ -198,7 +198,7 @@ class Reading(Site):
     def reply_to(self, body: bytes) -> Answer:
         self.bodies.append(json.loads(body))
         text = self.bodies[-1]["messages"][-1]["content"]
-        return next((reply for part, reply in self.refuses.items() if part in text), completion())
+        return next((reply for part, reply in self.refuses.items() if part in text), self.answer(self.count()))
 
 
 @pytest.fixture
@@ -310,6 +310,18 @@ def test_a_reply_without_usage_is_booked_as_an_estimate(reading: Reading, store:
     tokens = len(ASKED) * (len("Which one? 0") + 8 + 1)
     assert store.db.execute("SELECT usd, estimated FROM spending").fetchone() == (tokens, len(ASKED))
     assert (asking.report()["estimated_requests"], "4 replies estimated" in asking.note()) == (4, True)
+
+
+def test_an_estimate_without_a_tokenizer_is_at_the_rate_of_the_replies_that_have_usage(
+    reading: Reading, store: Store
+) -> None:
+    """The first prompt is answered with usage: 28 tokens for 12 bytes and 8 of the template."""
+    _, whole, _ = completion()
+    reading.answer = lambda n: completion(prompt_tokens=28)  # type: ignore[method-assign]
+    reading.refuses = {"? 2": (200, {name: whole[name] for name in ("model", "choices")}, {})}
+    asking = engine(reading, store)
+    list(asking.score(ASKED))
+    assert (asking.ledger.estimated, asking.ledger.spent()) == (1, 3 * 29 + 28 + 2)  # "A" is 20 / 12 tokens: 2
 
 
 def test_the_budget_holds_where_no_reply_has_usage(reading: Reading, store: Store) -> None:

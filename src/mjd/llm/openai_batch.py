@@ -21,7 +21,6 @@ from mjd.llm.ledger import Batch, Booking, Ledger
 from mjd.llm.openai_errors import ReplyError, is_passing, one_line
 from mjd.llm.openai_replies import ENDPOINT, most_usage
 from mjd.llm.openai_requests import Asked, Response, Unclear
-from mjd.llm.openai_usage import read_usage
 
 if TYPE_CHECKING:
     from mjd.llm.openai_engine import OpenAiEngine
@@ -198,7 +197,7 @@ def _read(line: Mapping[str, Any], record: dict[str, Any] | None, engine: OpenAi
     if status != 200:
         said = line.get("error") or reply
         return _unanswered(key, status, said, reply, Asked(key, record or {}, _PARAMETERS), engine)
-    usage, estimated = read_usage(reply, {"messages": (record or {}).get("messages", [])}, engine.count_tokens)
+    usage, estimated = engine.usage(reply, {"messages": (record or {}).get("messages", [])})
     booking = Booking(usage, estimated)
     if record is None:
         return _Line(key, Unanswered("its request is not known", is_final=False), booking)

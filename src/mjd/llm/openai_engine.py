@@ -40,7 +40,7 @@ from mjd.llm.openai_errors import (
     one_line,
 )
 from mjd.llm.openai_requests import FAILURES_IN_A_ROW, Asked, Body, ConcurrentRequests, Response, Unclear
-from mjd.llm.openai_usage import bytes_count
+from mjd.llm.openai_usage import ByteRate, read_usage
 from mjd.llm.store import record_kind, request_record
 from mjd.reasoning import reasons_first
 
@@ -84,7 +84,7 @@ class OpenAiEngine(Engine):
         if self.settings.batch:  # all at once: `batch_size` is what cuts them, and batches run side by side
             self.prompts_per_call = None
         self.ledger = workplace.ledger
-        self.count_tokens = workplace.count_tokens or bytes_count
+        self.count_tokens = workplace.count_tokens or ByteRate()
         self.model = identity.removeprefix("api:")
         self.info = engine_info(settings, identity)
         self._lists_letters = False
@@ -252,6 +252,13 @@ class OpenAiEngine(Engine):
                 f"Copy the key of {self.model} into {name} once more.",
             )
         return key
+
+    def usage(self, reply: Any, body: Mapping[str, Any]) -> tuple[Usage, bool]:
+        """Tokens of a reply, and whether some are an estimate (`openai_usage.read_usage`)."""
+        found, estimated = read_usage(reply, body, self.count_tokens)
+        if isinstance(self.count_tokens, ByteRate) and not estimated:
+            self.count_tokens.learn(body, found)
+        return found, estimated
 
     def read(self, record: Mapping[str, Any], reply: Any, usage: Usage) -> Generated | Scored:
         """The response in a reply to a stored request; raises `ReplyError` when there is none."""

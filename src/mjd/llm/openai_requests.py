@@ -24,7 +24,6 @@ from mjd.interruption import SAME_INTERRUPTION
 from mjd.llm import openai_replies as replies
 from mjd.llm.base import Generated, Scored, Unanswered
 from mjd.llm.openai_errors import LateReplyError, ReplyError, is_passing, may_pass, one_line
-from mjd.llm.openai_usage import read_usage
 
 if TYPE_CHECKING:
     from mjd.llm.openai_engine import OpenAiEngine
@@ -221,7 +220,7 @@ class ConcurrentRequests:
         reservation = self.ledger.reserve(replies.most_usage(one.body, self.settings), lapse)
         try:
             reply = await self._send(client, one.body)
-            usage, estimated = read_usage(reply, one.body, self.engine.count_tokens)
+            usage, estimated = self.engine.usage(reply, one.body)
             try:
                 response = self.engine.read(one.record, reply, usage)
             except ReplyError as error:
@@ -250,7 +249,7 @@ class ConcurrentRequests:
             if any(200 <= status < 300 for status in statuses):  # it was computed: the connection broke afterwards
                 return f"broken off: {str(error) or 'time-out'}"
             if isinstance(error, TimeoutError):
-                raise LateReplyError(f"no reply within {self.settings.timeout:g} s") from None
+                raise LateReplyError(f"timed out: no reply within {self.settings.timeout:g} s") from None
             raise
         except openai.InternalServerError as error:
             reply = _error_body(error)
