@@ -70,7 +70,7 @@ class ModelEntry(Settings):
     api: str | None = Field(None, description="Model name at an API endpoint.")
     tokenizer: str | None = Field(
         None,
-        description="api: a model id whose tokenizer counts this model's tokens, in plans and in replies that do not say.",
+        description="api: a model id whose tokenizer counts this model's tokens, in plans and unstated usage.",
     )
     chat_template_kwargs: dict[str, bool | int | float | str] = Field(
         {}, description="Variables of its chat template that mjd needs set, such as enable_thinking: false."
