@@ -166,6 +166,13 @@ def test_stop_refuses_a_missing_explanation() -> None:
         select(one, {"i1": ["e", "n"]}, "first", unanswered=UnansweredPrompts())
 
 
+def test_drop_without_any_explanation_is_an_error_that_does_not_advise_drop() -> None:
+    none = pd.DataFrame(columns=["uid", "label", "rank", "text", "is_refusal"])
+    with pytest.raises(DataError, match="no explanation") as error:
+        select(none, {"i1": ["e"]}, "first", unanswered=UnansweredPrompts("drop"))
+    assert "unanswered: drop" not in str(error.value)
+
+
 def test_drop_scores_the_items_that_have_explanations(tmp_path: Path) -> None:
     found = UnansweredPrompts("drop")
     how = settings("explicit")
