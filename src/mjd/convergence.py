@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -17,6 +19,8 @@ from mjd.errors import DataError
 from mjd.labels import LabelSet
 from mjd.metrics import distance_correlation, kl_divergence, total_variation_distance
 from mjd.prompts import explanation_orders
+
+log = logging.getLogger(__name__)
 
 # Draws of orders (seeds of `scoring.orders: N`) for each number of them; their mean is reported.
 DRAWS = 100
@@ -56,16 +60,30 @@ class AllOrders:
     human: Floats
 
 
+def of_complete_items(scores: pd.DataFrame) -> pd.DataFrame:
+    """Scores of the items whose every explanation order has one with every option order; a warning counts the others.
+
+    A dropped explanation order (`unanswered: drop`) would make the place of one order that of another.
+    """
+    crossed = fully_crossed(scores)
+    orders = crossed.groupby("uid")["explanation_order"]
+    expected = (orders.transform("first").str.count(",") + 1).map(math.factorial)
+    whole = crossed[orders.transform("nunique") == expected]
+    if missing := crossed["uid"].nunique() - whole["uid"].nunique():
+        log.warning("%d items lack explanation orders and are left out here", missing)
+    return whole
+
+
 def arrange(scores: pd.DataFrame, items: pd.DataFrame, labels: LabelSet, temperature: float) -> AllOrders:
     """Arrange scores of all orders (schema `scores`) by item, keeping items with the most common number of orders.
 
     Raises:
         DataError: items have no explanation orders to compare.
     """
-    filled, _ = fill_bounds(fully_crossed(scores), labels)
+    filled, _ = fill_bounds(of_complete_items(scores), labels)
     ordered = filled.sort_values(["uid", "explanation_order", "option_order"], kind="stable")
     sizes = ordered.groupby("uid")["explanation_order"].nunique()
-    n_orders = int(sizes.mode().max())
+    n_orders = int(sizes.mode().max()) if len(sizes) else 0
     if n_orders < 2:
         raise DataError(
             "The convergence analysis needs items with at least two explanations.",
@@ -118,7 +136,7 @@ def convergence_table(
     """The table of `schema` from scores of all orders, one system a scorer, in the order of `scores`."""
     parts = []
     for system, table in zip(systems, scores, strict=True):
-        if fully_crossed(table).empty:  # each of the few items lacks a dropped prompt
+        if of_complete_items(table).empty:  # each of the few items lacks a dropped prompt
             continue
         rows = convergence_rows(arrange(table, items, labels, temperature), settings, seed)
         parts.append(rows.assign(scorer=system.scorer, source=system.source, mode=system.mode))

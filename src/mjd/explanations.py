@@ -213,10 +213,15 @@ def select(
                 lacking.append(f"{uid} ({label})")
                 continue
             if (uid, label) not in texts:
+                # Under `drop` there is none of any item: nothing to go on with.
+                go_on = (
+                    " or choose another generator"
+                    if drops
+                    else (" choose another generator, or set unanswered: drop to go on without it")
+                )
                 raise DataError(
                     f"{where}: item {uid} has no explanation for label {label!r}.",
-                    "Generate it again (a longer max_new_tokens may help), choose another generator, or set "
-                    "unanswered: drop to go on without it.",
+                    f"Generate it again (a longer max_new_tokens may help),{go_on}.",
                 )
             stream = streams.setdefault(label, itertools.cycle(texts[uid, label]))
             rows.append((uid, position, label, next(stream)))

@@ -75,7 +75,7 @@ def ask(
             for position, answer in engine.generate([requests[i] for i in part]):
                 i = part[position]
                 if isinstance(answer, Unanswered):
-                    unanswered.add(names[i] if names else f"request {i + 1}", answer)
+                    unanswered.add(names[i], answer)
                     progress.failed()
                     continue
                 replies[keys[i]] = asdict(answer)

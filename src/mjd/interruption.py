@@ -20,7 +20,7 @@ log = logging.getLogger("mjd")
 # Set by the Snakefile: the process whose jobs these are.
 PARENT_VARIABLE = "MJD_SNAKEMAKE_PID"
 # Seconds in which further signals are taken for the same interruption: a terminal and Snakemake may both send one.
-_SAME_INTERRUPTION = 10.0
+SAME_INTERRUPTION = 10.0
 
 
 class Stopped(SystemExit):
@@ -45,7 +45,7 @@ def closing_on_signals() -> Iterator[None]:
             first.append(now)
             log.warning("stopped by %s: closing what is open", signal.Signals(number).name)
             raise Stopped(128 + number)
-        if now - first[0] > _SAME_INTERRUPTION:
+        if now - first[0] > SAME_INTERRUPTION:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
 

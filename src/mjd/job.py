@@ -124,19 +124,32 @@ def engine_of(snakemake: Any, store: Store) -> Iterator[Engine]:
 
 
 def token_counter(config: Config, model: str) -> Callable[[str], int] | None:
-    """Counts tokens with the tokenizer that an API model's entry names, loaded when first used; None without one."""
+    """Counts tokens with the tokenizer that an API model's entry names, loaded when first used; None without one.
+
+    One that does not load is warned about, and its tokens are taken from the bytes: the reply to count is paid for.
+    """
+    from mjd.llm.openai_usage import bytes_count
+
     named = config.model_entry(model).tokenizer
     directory = Path(config.downloads_dir) / "models" / str(named)
     if not named or not (directory / "config.json").is_file():
         return None
 
     @functools.cache
-    def tokenizer() -> ChatTokenizer:
+    def tokenizer() -> ChatTokenizer | None:
         from mjd.llm.chat_tokens import ChatTokenizer
 
-        return ChatTokenizer(directory, "none", named)
+        try:
+            return ChatTokenizer(directory, "none", named)
+        except MjdError as error:
+            log.warning("tokens of replies that do not say how many they took are estimated by their bytes: %s", error)
+            return None
 
-    return lambda text: len(tokenizer().tokenizer(text, add_special_tokens=False)["input_ids"])
+    def count(text: str) -> int:
+        found = tokenizer()
+        return len(found.tokenizer(text, add_special_tokens=False)["input_ids"]) if found else bytes_count(text)
+
+    return count
 
 
 def unanswered_prompts(snakemake: Any) -> UnansweredPrompts:

@@ -69,7 +69,8 @@ class ModelEntry(Settings):
     local: str | None = Field(None, description="A local model directory or GGUF file.")
     api: str | None = Field(None, description="Model name at an API endpoint.")
     tokenizer: str | None = Field(
-        None, description="api: a model id whose tokenizer counts this model's tokens in plans, as an approximation."
+        None,
+        description="api: a model id whose tokenizer counts this model's tokens, in plans and unstated usage.",
     )
     chat_template_kwargs: dict[str, bool | int | float | str] = Field(
         {}, description="Variables of its chat template that mjd needs set, such as enable_thinking: false."

@@ -21,7 +21,7 @@ from mjd.errors import DataError, ModelError
 from mjd.io import atomic_path, read_table
 from mjd.labels import LabelSet
 from mjd.llm.base import Engine, Generate, Generated, Score, Scored, Unanswered, request_key
-from mjd.llm.openai_replies import is_usable_score
+from mjd.llm.logprobs import is_usable_score
 from mjd.llm.store import Store, request_record
 from mjd.llm.tally import Tally
 from mjd.logs import Progress

@@ -1,7 +1,8 @@
 """A proxy before an OpenAI-compatible server that replaces chosen replies by what endpoints send in their place.
 
 The prompts decide: each request body that is new gets the next entry of `plan`, and meets it at every try until the
-proxy is `healed`. What a client owes is in `owed`: the tokens of every reply that was sent.
+proxy is `healed`. What a client owes is in `owed` and `untold`: the tokens of every reply
+that was sent, with `usage` or without.
 """
 
 from __future__ import annotations
@@ -108,9 +109,9 @@ class InjectingProxy(ThreadingHTTPServer):
         # What each request meets, and how often it was sent.
         self.faults: dict[bytes, str | None] = {}
         self.tries: Counter[bytes] = Counter()
-        # (prompt tokens, completion tokens) of every reply sent that says so, and the number of those that do not.
+        # (prompt tokens, completion tokens) of every reply sent that says so, and of those that do not.
         self.owed: list[tuple[int, int]] = []
-        self.untold = 0
+        self.untold: list[tuple[int, int]] = []
         self._lock = threading.Lock()
         self.url = f"http://127.0.0.1:{self.server_address[1]}/v1"
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
@@ -131,13 +132,11 @@ class InjectingProxy(ThreadingHTTPServer):
         reply = json.loads(raw)
         if fault in ("infinite", "nan") and not json.loads(body).get("logprobs"):
             fault = "empty"  # an answer has no numbers to spoil
+        tokens = (reply["usage"]["prompt_tokens"], reply["usage"]["completion_tokens"])
         if fault:
             CHANGES[fault](reply)
         with self._lock:
-            if "usage" in reply:
-                self.owed.append((reply["usage"]["prompt_tokens"], reply["usage"]["completion_tokens"]))
-            else:
-                self.untold += 1
+            (self.owed if "usage" in reply else self.untold).append(tokens)
         return status, json.dumps(reply).encode()
 
     def unusable(self) -> int:
@@ -145,5 +144,5 @@ class InjectingProxy(ThreadingHTTPServer):
         return sum(fault not in (None, *HARMLESS) for fault in self.faults.values())
 
     def owed_usd(self, prompt: float, completion: float) -> float:
-        """What the replies that say their tokens cost, at prices per million tokens."""
-        return sum(n * prompt + m * completion for n, m in self.owed) / 1e6
+        """What all replies cost whoever sent them, at prices per million tokens, said or not."""
+        return sum(n * prompt + m * completion for n, m in [*self.owed, *self.untold]) / 1e6

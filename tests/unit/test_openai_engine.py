@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -198,7 +199,7 @@ class Reading(Site):
     def reply_to(self, body: bytes) -> Answer:
         self.bodies.append(json.loads(body))
         text = self.bodies[-1]["messages"][-1]["content"]
-        return next((reply for part, reply in self.refuses.items() if part in text), completion())
+        return next((reply for part, reply in self.refuses.items() if part in text), self.answer(self.count()))
 
 
 @pytest.fixture
@@ -312,6 +313,18 @@ def test_a_reply_without_usage_is_booked_as_an_estimate(reading: Reading, store:
     assert (asking.report()["estimated_requests"], "4 replies estimated" in asking.note()) == (4, True)
 
 
+def test_an_estimate_without_a_tokenizer_is_at_the_rate_of_the_replies_that_have_usage(
+    reading: Reading, store: Store
+) -> None:
+    """The first prompt is answered with usage: 28 tokens for 12 bytes and 8 of the template."""
+    _, whole, _ = completion()
+    reading.answer = lambda n: completion(prompt_tokens=28)  # type: ignore[method-assign]
+    reading.refuses = {"? 2": (200, {name: whole[name] for name in ("model", "choices")}, {})}
+    asking = engine(reading, store)
+    list(asking.score(ASKED))
+    assert (asking.ledger.estimated, asking.ledger.spent()) == (1, 3 * 29 + 28 + 2)  # "A" is 20 / 12 tokens: 2
+
+
 def test_the_budget_holds_where_no_reply_has_usage(reading: Reading, store: Store) -> None:
     status, whole, headers = completion()
     reading.refuses = {"": (status, {name: whole[name] for name in ("model", "choices")}, headers)}
@@ -326,6 +339,91 @@ def test_a_reply_that_is_no_json_is_booked(reading: Reading, store: Store) -> No
     found = dict(engine(reading, store).score(ASKED[:1]))
     assert unanswered(found) == [0]
     assert store.db.execute("SELECT requests, estimated FROM spending").fetchone() == (3, 3)
+
+
+def break_off(exchange: Handler, answer: Answer, seconds: float = 0.0) -> None:
+    """Send half of an answer; after some seconds the connection ends."""
+    body = json.dumps(answer[1]).encode()
+    exchange.send_response(200)
+    exchange.send_header("Content-Length", str(len(body)))
+    exchange.end_headers()
+    exchange.wfile.write(body[: len(body) // 2])
+    exchange.wfile.flush()
+    time.sleep(seconds)
+    exchange.close_connection = True
+
+
+@pytest.mark.parametrize("seconds", [0, 1.5])
+def test_a_reply_that_breaks_off_is_paid_for_and_tried_as_often_as_paid_tries(
+    site: Site, store: Store, monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    """It was computed; the time limit is one for the whole of it."""
+
+    def cut_off(exchange: Handler) -> None:
+        site.count()
+        break_off(exchange, completion(), seconds)
+
+    monkeypatch.setattr(Handler, "do_POST", cut_off)
+    asking = engine(site, store, paid_tries=2, timeout=1, retry_seconds=30)
+    found = dict(asking.score(ASKED[:1]))
+    assert "broken off" in found[0].reason  # type: ignore[union-attr]
+    assert (site.n, asking.ledger.requests, asking.ledger.estimated) == (2, 2, 2)
+
+
+def trickle(exchange: Handler) -> None:
+    """A reply a byte at a time: no pause is as long as the time limit."""
+    body = json.dumps(completion()[1]).encode()
+    exchange.send_response(200)
+    exchange.send_header("Content-Length", str(len(body)))
+    exchange.end_headers()
+    with contextlib.suppress(OSError):
+        for byte in body:
+            exchange.wfile.write(bytes([byte]))
+            exchange.wfile.flush()
+            time.sleep(0.05)
+    exchange.close_connection = True
+
+
+def test_a_reply_that_trickles_in_is_given_up_at_the_time_limit(
+    site: Site, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Handler, "do_POST", trickle)
+    begun = time.monotonic()
+    found = dict(engine(site, store, paid_tries=1, timeout=1).score(ASKED[:1]))
+    assert time.monotonic() - begun < 8
+    assert isinstance(found[0], Unanswered)
+
+
+@pytest.mark.parametrize(
+    "usage", [{"prompt_tokens": 10**400}, {"prompt_tokens": 1e30}, {"prompt_tokens": 50, "total_tokens": 1e25}]
+)
+def test_a_number_of_tokens_that_is_none_costs_no_reply(reading: Reading, store: Store, usage: dict[str, Any]) -> None:
+    status, whole, headers = completion()
+    reading.refuses = {"? 1": (status, {**whole, "usage": usage}, headers)}
+    asking = engine(reading, store, concurrency=4)
+    found = dict(asking.score(ASKED))
+    assert (unanswered(found), len(store), asking.ledger.requests) == ([], 4, 4)
+
+
+@pytest.mark.parametrize("body", [{"error": "too long"}, {"detail": [{"msg": "too long"}]}, "too long"])
+def test_a_refusal_is_shown_with_the_words_of_its_body(reading: Reading, store: Store, body: Any) -> None:
+    """In whatever dialect."""
+    reading.refuses = {"? 1": (422, body, {})}
+    assert "too long" in dict(engine(reading, store).score(ASKED))[1].reason  # type: ignore[union-attr]
+
+
+def test_a_refusal_names_no_key_variable_that_is_not_set(reading: Reading, store: Store) -> None:
+    reading.refuses = {"": (402, {"error": {"message": "pay"}}, {})}
+    with pytest.raises(ModelError, match=r"Check base_url, the model's name and the account"):
+        list(engine(reading, store).score(ASKED))
+
+
+@pytest.mark.parametrize("name", ["code", "type"])
+def test_a_used_up_account_is_not_tried_again(reading: Reading, store: Store, name: str) -> None:
+    reading.refuses = {"": (429, {"error": {"message": "no", name: "insufficient_quota"}}, {})}
+    with pytest.raises(ModelError, match="refused a request"):
+        list(engine(reading, store).score(ASKED))
+    assert len(reading.bodies) == 1
 
 
 # -- models that think first -------------------------------------------------------------------------------------------
@@ -353,6 +451,17 @@ def test_a_model_that_thinks_first_costs_one_request_in_batch_mode(reading: Read
     with pytest.raises(ModelError, match="no option letter"):
         list(engine(reading, store, batch=True).score(MANY))
     assert (len(reading.bodies), count(store, "batches")) == (1, 0)
+
+
+def test_a_model_that_thinks_first_though_letters_are_listed_costs_one_request(reading: Reading, store: Store) -> None:
+    """Long lists hold the letters too, with next to no probability."""
+    status, whole, headers = thinking()
+    listed = whole["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
+    listed += [{"token": token, "logprob": -12.0} for token in "AB"]
+    reading.refuses = {"": (status, whole, headers)}
+    with pytest.raises(ModelError, match=r"reasons before it answers: its first token is '<think>'"):
+        list(engine(reading, store, concurrency=8).score(MANY))
+    assert (len(reading.bodies), len(store)) == (1, 0)
 
 
 def test_a_later_prompt_without_letters_is_a_bounded_score(reading: Reading, store: Store) -> None:
@@ -411,8 +520,10 @@ def slow_then_interrupt(url: str, path: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_stores_the_replies_under_way(site: Site, tmp_path: Path, number: int) -> None:
+@pytest.mark.parametrize("numbers", [[signal.SIGINT], [signal.SIGTERM], [signal.SIGINT, signal.SIGINT, signal.SIGTERM]])
+def test_an_interrupt_stores_the_replies_under_way(site: Site, tmp_path: Path, numbers: list[int]) -> None:
+    """A terminal's Ctrl-C reaches the job together with a signal of Snakemake: that is one interrupt."""
+
     def answer(n: int) -> Answer:
         if n:
             time.sleep(1.5)
@@ -426,7 +537,9 @@ def test_an_interrupt_stores_the_replies_under_way(site: Site, tmp_path: Path, n
     while site.n < 3:
         assert time.monotonic() < deadline, "nothing was asked"
         time.sleep(0.02)
-    os.kill(job.pid or 0, number)
+    for number in numbers:
+        os.kill(job.pid or 0, number)
+        time.sleep(0.2)
     job.join(30)
     assert job.exitcode not in (0, None)
     with Store(path) as store:
@@ -470,6 +583,36 @@ def test_a_batch_with_unusable_lines_is_booked_whole_kept_and_closed(
     assert len(store) == 3
     assert store.db.execute("SELECT requests, estimated FROM spending").fetchone() == (4, 1)
     assert (count(store, "batches"), count(store, "reserved")) == (0, 0)
+
+
+def test_a_batch_with_lines_of_any_form_keeps_every_reply(
+    site: Site, store: Store, batch_server: BatchServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Answers with U+2028, which ends lines elsewhere, foreign and repeated lines, statuses that are texts."""
+    good = completion()[1]
+    good["choices"][0]["message"]["content"] = "A\u2028B\x85"
+
+    def results(server: BatchServer, batch: dict[str, Any]) -> None:
+        keys = [json.loads(line)["custom_id"] for line in server.files[batch["input_file_id"]].splitlines()]
+        lines: list[Any] = [{"custom_id": key, "response": {"status_code": 200, "body": good}} for key in keys]
+        lines[1]["response"]["status_code"] = "200"
+        del lines[2]["response"]["status_code"]
+        lines[3]["response"] = "expired"
+        lines += [
+            lines[0],
+            {"custom_id": ["x"]},
+            {"custom_id": "foreign", "response": {"status_code": 200, "body": {}}},
+            5,
+        ]
+        text = "\r\n".join(json.dumps(line, ensure_ascii=False) for line in lines)
+        batch |= {"output_file_id": server.add_file(text.encode())["id"], "status": "completed"}
+
+    monkeypatch.setattr(BatchServer, "_work_off", results)
+    found = dict(engine(site, store, batch=True, batch_poll=0.05).generate(WHY[:4]))
+    assert unanswered(found) == [3]
+    assert found[3].is_final is False
+    assert (len(store), count(store, "batches")) == (3, 0)
+    assert store.db.execute("SELECT requests FROM spending").fetchone() == (3,)
 
 
 def test_replies_of_a_batch_that_another_job_asked_for_are_stored(

@@ -31,6 +31,9 @@ def error(message: str, code: str | None = None, **more: Any) -> dict[str, Any]:
         (400, error("prompt is too long: 210000 tokens")),
         (400, error("Invalid prompt: flagged as potentially violating our usage policy.", "invalid_prompt")),
         (403, error("requires moderation", metadata={"reasons": ["violence"]})),
+        (400, error("Content Exists Risk", "invalid_request_error")),
+        (400, {"message": "The request was blocked by guardrail"}),
+        (400, error("The input token count (40000) exceeds the maximum number of tokens allowed (32768).")),
         (413, error("payload too large")),
         (422, error("flagged")),
         (451, error("unavailable")),
@@ -60,6 +63,16 @@ def test_a_refusal_of_all_is_the_jobs(status: int, body: Any) -> None:
     assert concerns(status, body, SENT) == "job"
 
 
-@pytest.mark.parametrize("body", [error("no"), "Bad Request", None, {}, error("invalid", type="invalid_request_error")])
+@pytest.mark.parametrize(
+    "body",
+    [
+        error("no"),
+        "Bad Request",
+        None,
+        {},
+        error("invalid", type="invalid_request_error"),
+        [error("Request contains an invalid argument.", status="INVALID_ARGUMENT")],  # Gemini, of anything
+    ],
+)
 def test_a_refusal_without_a_reason_may_be_either(body: Any) -> None:
     assert concerns(400, body, SENT) == "either"

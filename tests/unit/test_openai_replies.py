@@ -153,6 +153,7 @@ def answered(content: Any, finish_reason: Any = "stop", **message: Any) -> dict[
         *((reason, "stop") for reason in ("", "tool_calls", "function_call", "COMPLETE", "FinishReason.STOP", "x", 1)),
         *((reason, "length") for reason in ("length", "max_tokens", "MAX_TOKENS", "max_output_tokens", "model_length")),
         *((reason, "length") for reason in ("FinishReason.MAX_TOKENS", "max_new_tokens", "max-tokens")),
+        *((reason, "length") for reason in ("MaxTokens", "maxOutputTokens", "limit", "truncated")),
         ("model_context_window_exceeded", "length"),
     ],
 )
@@ -358,3 +359,18 @@ def test_texts_without_markers_are_sent_as_they_are() -> None:
 def test_a_chosen_token_written_in_another_way_is_not_counted_twice() -> None:
     found = read_scores(listing(("▁A", -0.5), ("B", -2.0), chosen=("A", -0.5)), ("A", "B"), merge_variants=True)
     assert found.scores == (-0.5, -2.0)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"token": "A", "logprob": -(10**400)},
+        {"token": None, "bytes": 10**12, "logprob": -1.0},
+        {"token": ["A"], "logprob": -1.0},
+        {"token": 5, "logprob": "-1"},
+    ],
+)
+def test_an_entry_of_any_form_is_no_letter_and_no_crash(entry: dict[str, Any]) -> None:
+    values = reply({"B": 0.5})
+    values["choices"][0]["logprobs"]["content"][0]["top_logprobs"].append(entry)
+    assert read_scores(values, ("A", "B"), merge_variants=True).scores == (None, math.log(0.5))

@@ -195,6 +195,18 @@ def test_prune_needs_a_condition(path: Path, capsys: pytest.CaptureFixture[str])
     assert "prune needs a condition" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("option", ["--key", "--text", "--model", "--engine"])
+def test_prune_with_an_empty_condition_removes_nothing(
+    path: Path, option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a variable of the shell that is unset gives it."""
+    fill(path, 3)
+    assert main(["store", "prune", str(path), option, ""]) == 1
+    assert f"empty {option}" in capsys.readouterr().err
+    with Store(path) as store:
+        assert len(store) == 3
+
+
 def test_a_store_that_does_not_exist_is_an_error(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["store", "stats", str(path)]) == 1
     assert not path.exists()

@@ -166,6 +166,13 @@ def test_stop_refuses_a_missing_explanation() -> None:
         select(one, {"i1": ["e", "n"]}, "first", unanswered=UnansweredPrompts())
 
 
+def test_drop_without_any_explanation_is_an_error_that_does_not_advise_drop() -> None:
+    none = pd.DataFrame(columns=["uid", "label", "rank", "text", "is_refusal"])
+    with pytest.raises(DataError, match="no explanation") as error:
+        select(none, {"i1": ["e"]}, "first", unanswered=UnansweredPrompts("drop"))
+    assert "unanswered: drop" not in str(error.value)
+
+
 def test_drop_scores_the_items_that_have_explanations(tmp_path: Path) -> None:
     found = UnansweredPrompts("drop")
     how = settings("explicit")
@@ -245,6 +252,15 @@ def test_convergence_leaves_items_with_dropped_prompts_out(gapped: pd.DataFrame)
     assert found.p.shape == (2, 2, 6, 3)
 
 
+def test_convergence_leaves_items_with_dropped_explanation_orders_out(gapped: pd.DataFrame) -> None:
+    """Items that lack one order each, not the same, have equally many: the place of one order would be another's."""
+    lacks = {"i1": "1,0", "i2": "0,1", "i3": "1,0"}
+    items = ITEMS.assign(**dict.fromkeys(LABELS.columns("hjd"), 1 / 3))
+    one = gapped[gapped["uid"].map(lacks) != gapped["explanation_order"]].reset_index(drop=True)
+    systems, how = [System("a", "A", "mjd", scorer="m")], Statistics(resamples=100)
+    assert convergence.convergence_table(systems, [one], items, LABELS, 1.0, how, 1, "toy").empty
+
+
 def test_tables_without_a_complete_item_are_empty(gapped: pd.DataFrame, tmp_path: Path) -> None:
     """A content filter that hits a prompt of each item must not keep the other tables from being made."""
     none = gapped.groupby("uid").head(5)
@@ -306,11 +322,11 @@ def test_injected_replies_keep_every_good_one_and_pay_none_twice(
     assert max(proxy.tries.values()) == 3
 
     usd, requests, estimated = spending(store)
-    assert (requests, estimated) == (len(proxy.owed) + proxy.untold, proxy.untold)
+    assert (requests, estimated) == (len(proxy.owed) + len(proxy.untold), len(proxy.untold))
     estimate = (
         sum((len(f"Why? {i}") + 8) * 2.5 + len("A") * 10 for i in range(40) if _meets(proxy, i, "no_usage")) / 1e6
     )
-    assert usd == pytest.approx(proxy.owed_usd(2.5, 10) + estimate, abs=1e-12)
+    assert usd == pytest.approx(sum(n * 2.5 + m * 10 for n, m in proxy.owed) / 1e6 + estimate, abs=1e-12)
     assert store.db.execute("SELECT count(*) FROM reserved").fetchone() == (0,)
 
     proxy.healed, before = True, proxy.tries.copy()
@@ -382,3 +398,16 @@ def test_estimates_are_counted_by_the_tokenizer_that_the_model_names(tmp_path: P
     assert count is not None
     assert count("Which one?") == 10
     assert token_counter(config.model_copy(update={"downloads_dir": str(tmp_path / "none")}), "served") is None
+
+
+def test_a_tokenizer_that_does_not_load_loses_no_reply(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It is looked at when a reply without usage has come: that is paid for."""
+    directory = tmp_path / "models" / "smollm2-135m-instruct"
+    directory.mkdir(parents=True)
+    (directory / "config.json").write_text("{}")
+    served = {"served": {"api": "m", "tokenizer": "smollm2-135m-instruct"}}
+    config = load_config({"extends": "config/config.yaml", "downloads_dir": str(tmp_path), "models": served})
+    count = token_counter(config, "served")
+    assert count is not None
+    assert [count("Which one?"), count("Which one?")] == [5, 5]
+    assert caplog.text.count("estimated by their bytes") == 1

@@ -21,7 +21,6 @@ from mjd.llm.ledger import Batch, Booking, Ledger
 from mjd.llm.openai_errors import ReplyError, is_passing, one_line
 from mjd.llm.openai_replies import ENDPOINT, most_usage
 from mjd.llm.openai_requests import Asked, Response, Unclear
-from mjd.llm.openai_usage import read_usage
 
 if TYPE_CHECKING:
     from mjd.llm.openai_engine import OpenAiEngine
@@ -152,8 +151,9 @@ def _settle(
     records = {**batch.requests, **{key: one.record for key, one in wanted.items()}}
     keys, lines = set(batch.keys), dict[str, dict[str, Any]]()
     for line in _lines(client, state):
-        if line.get("custom_id") in keys:
-            lines.setdefault(str(line["custom_id"]), line)
+        name = line.get("custom_id")
+        if isinstance(name, str) and name in keys:
+            lines.setdefault(name, line)
     found = {key: _read(line, records.get(key), engine) for key, line in lines.items()}
     # That the model lists no letter may be said of the first line, and disproved by a later one.
     found |= {key: _read(lines[key], records.get(key), engine) for key, line in found.items() if line.end}
@@ -173,10 +173,11 @@ def _settle(
 def _lines(client: openai.OpenAI, state: Any) -> Iterator[dict[str, Any]]:
     """The lines of a batch's results; one that is no JSON object is left out."""
     for file_id in (state.output_file_id, state.error_file_id):
-        for text in client.files.content(file_id).text.splitlines() if file_id else []:
+        # Lines end with line feeds alone: answers may hold other line breaks, such as U+2028, as they are.
+        for text in client.files.content(file_id).content.split(b"\n") if file_id else []:
             try:
                 line = json.loads(text)
-            except ValueError:
+            except (ValueError, RecursionError):
                 line = None
             if isinstance(line, dict):
                 yield line
@@ -186,12 +187,17 @@ def _lines(client: openai.OpenAI, state: Any) -> Iterator[dict[str, Any]]:
 
 def _read(line: Mapping[str, Any], record: dict[str, Any] | None, engine: OpenAiEngine) -> _Line:
     """What one line comes to. Without its request (a batch of an earlier version) a reply is booked alone."""
-    key, response = str(line["custom_id"]), line.get("response") or {}
+    key, response = str(line["custom_id"]), line.get("response")
+    response = response if isinstance(response, Mapping) else {}
     status, reply = response.get("status_code"), response.get("body")
+    if isinstance(status, str) and status.isdecimal():
+        status = int(status)
+    if status is None and isinstance(reply, Mapping) and "choices" in reply:
+        status = 200
     if status != 200:
         said = line.get("error") or reply
         return _unanswered(key, status, said, reply, Asked(key, record or {}, _PARAMETERS), engine)
-    usage, estimated = read_usage(reply, {"messages": (record or {}).get("messages", [])}, engine.count_tokens)
+    usage, estimated = engine.usage(reply, {"messages": (record or {}).get("messages", [])})
     booking = Booking(usage, estimated)
     if record is None:
         return _Line(key, Unanswered("its request is not known", is_final=False), booking)

@@ -33,14 +33,16 @@ from mjd.llm.openai_errors import (
     Concerns,
     MissingLogprobsError,
     NoLetterError,
+    ReasonsFirstError,
     ReplyError,
     UnreadableReplyError,
     concerns,
     one_line,
 )
 from mjd.llm.openai_requests import FAILURES_IN_A_ROW, Asked, Body, ConcurrentRequests, Response, Unclear
-from mjd.llm.openai_usage import bytes_count
+from mjd.llm.openai_usage import ByteRate, read_usage
 from mjd.llm.store import record_kind, request_record
+from mjd.reasoning import reasons_first
 
 log = logging.getLogger(__name__)
 for _chatty in ("httpx", "httpx2", "openai"):  # a line for each request otherwise
@@ -82,7 +84,7 @@ class OpenAiEngine(Engine):
         if self.settings.batch:  # all at once: `batch_size` is what cuts them, and batches run side by side
             self.prompts_per_call = None
         self.ledger = workplace.ledger
-        self.count_tokens = workplace.count_tokens or bytes_count
+        self.count_tokens = workplace.count_tokens or ByteRate()
         self.model = identity.removeprefix("api:")
         self.info = engine_info(settings, identity)
         self._lists_letters = False
@@ -251,6 +253,13 @@ class OpenAiEngine(Engine):
             )
         return key
 
+    def usage(self, reply: Any, body: Mapping[str, Any]) -> tuple[Usage, bool]:
+        """Tokens of a reply, and whether some are an estimate (`openai_usage.read_usage`)."""
+        found, estimated = read_usage(reply, body, self.count_tokens)
+        if isinstance(self.count_tokens, ByteRate) and not estimated:
+            self.count_tokens.learn(body, found)
+        return found, estimated
+
     def read(self, record: Mapping[str, Any], reply: Any, usage: Usage) -> Generated | Scored:
         """The response in a reply to a stored request; raises `ReplyError` when there is none."""
         if not isinstance(reply, Mapping):
@@ -261,6 +270,8 @@ class OpenAiEngine(Engine):
         scored = replies.read_scores(reply, record["letters"], self.letter_tokens == "all", usage)
         try:
             replies.check_lists_a_letter(reply, scored)
+            if token := reasons_first([(scored.top_token, scored.mass)]):
+                raise ReasonsFirstError(repr(token))
             self._lists_letters = True
         except NoLetterError:  # of a model that lists them as a rule, a reply without is a score, all bounds
             if not self._can_score(record):
@@ -293,7 +304,8 @@ class OpenAiEngine(Engine):
     def refused(self, error: Exception, key: str) -> ModelError:
         """The error of an endpoint that will not answer, without the key in it."""
         status = getattr(error, "status_code", None)
-        check = f"base_url, the model's name, {self.settings.api_key_env} and the account"
+        asked = filter(None, ("base_url", "the model's name", self.settings.api_key_env))
+        check = f"{', '.join(asked)} and the account"
         if status in ABOUT_THE_REQUEST:
             check = "the model's name, top_logprobs, max_tokens_key and chat_template_kwargs, which every request holds"
         return ModelError(
@@ -306,6 +318,8 @@ class OpenAiEngine(Engine):
 
         None for any other error; and where the endpoint has scored other prompts: then it is this one's.
         """
+        if isinstance(error, ReasonsFirstError):
+            return self.reasoning_first(str(error))
         if isinstance(error, NoLetterError):
             return self.without_letters(str(error))
         if isinstance(error, MissingLogprobsError) and not self._can_score(record):
@@ -330,6 +344,15 @@ class OpenAiEngine(Engine):
             "own way); if it lists ids of tokens, let it list texts. Else take another endpoint or model as scorer.",
         )
 
+    def reasoning_first(self, token: str) -> ModelError:
+        """The error of a model that writes reasoning where a letter is asked for."""
+        return ModelError(
+            f"{self.model} reasons before it answers: its first token is {token}, and the option letters have next to "
+            "no probability.",
+            "Switch that off (chat_template_kwargs: {enable_thinking: false}, or the endpoint's own way), or take "
+            "another scorer.",
+        )
+
     def unusable(self, n: int, reason: str) -> ModelError:
         """The error of an endpoint none of whose first replies can be used."""
         return ModelError(
@@ -340,7 +363,7 @@ class OpenAiEngine(Engine):
     def incomplete(self, n_failed: int, reason: str) -> ModelError:
         """The error of an endpoint that does not answer."""
         return ModelError(
-            f"{n_failed} request(s) to {self.settings.base_url} failed for good; the last: {reason}.",
+            f"{n_failed} request(s) to {self.settings.base_url} failed for good; the last: {reason.rstrip('.')}.",
             "All other replies are kept: run again to ask for the missing ones alone.",
         )
 

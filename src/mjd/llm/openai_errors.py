@@ -36,25 +36,36 @@ class NoLetterError(ReplyError):
     """A reply whose most likely first tokens hold no option letter at all; its text names them."""
 
 
+class ReasonsFirstError(NoLetterError):
+    """A reply whose first token begins reasoning, and whose option letters have next to no probability."""
+
+
+class LateReplyError(openai.OpenAIError):
+    """A reply that did not come in time: the client's own time limit is one for each part of it."""
+
+
 # Error codes, types and phrases of OpenAI, Azure, Alibaba, Mistral, vLLM, llama.cpp, OpenRouter and Together for a
 # prompt that they will not answer: content filters, and prompts that are too long.
 _PROMPT = re.compile(
     r"content[_ ]?(filter|polic|management|moderation|block|safety)|responsible_?ai|data_?inspection|moderation|flagged"
     r"|prompt_(blocked|filter)|invalid_prompt|usage polic|safety (system|filter|setting|polic)"
     r"|prohibited_content"
-    r"|inappropriate content|sensitive (content|word)|\bSAFETY\b"
+    r"|inappropriate content|sensitive (content|word)|content exists risk|guardrail|\bSAFETY\b"
     r"|context_?length|context[_ ]?(window|size)|maximum context|max_model_len|string_above_max"
     r"|(prompt|input) (is )?too|too many (input )?tokens|(reduce|shorten) (the length|your prompt|the prompt)"
-    r"|exceed_context",
+    r"|exceed_context|token count .{0,20}exceeds",
     re.IGNORECASE,
 )
 # The same for requests that no prompt could mend: unknown models, parameters and accounts.
 _JOB = re.compile(
-    r"(unsupported|unknown|unrecogni[sz]ed|invalid)[_ ](parameter|value|field|(request )?argument|model|api[_ ]?key)"
+    r"(unsupported|unknown|unrecogni[sz]ed|invalid)[_ ](parameter|value|field|model|api[_ ]?key)"
+    r"|(unsupported|unknown|unrecogni[sz]ed)[_ ](request[_ ])?argument"  # "invalid argument" Gemini says of anything
     r"|model_not_found|(model|deployment).{0,80}(does not|doesn't) exist|extra_forbidden|extra (fields|inputs)"
     r"|insufficient|quota|billing|(is|are) not (supported|permitted|allowed)|does not support|api[_ ]?key",
     re.IGNORECASE,
 )
+# Codes and types of a 429 that no waiting ends.
+_USED_UP = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"})
 # Statuses of requests that may be wrong in their prompt as well as in their settings.
 ABOUT_THE_REQUEST = (400, 413, 422)
 
@@ -88,9 +99,9 @@ def may_pass(error: BaseException) -> bool:
     if isinstance(error, ReplyError):
         return error.may_pass
     if isinstance(error, openai.APIStatusError):
-        used_up = getattr(error, "code", None) == "insufficient_quota"
+        used_up = _USED_UP.intersection(map(str, (error.code, error.type)))
         return not used_up and is_passing(error.status_code)
-    return isinstance(error, openai.APIConnectionError)
+    return isinstance(error, openai.APIConnectionError | LateReplyError)
 
 
 def is_passing(status: int) -> bool:
@@ -99,8 +110,10 @@ def is_passing(status: int) -> bool:
 
 
 def one_line(error: object, key: str, length: int = 300) -> str:
-    """An error's text on one line, without the API key."""
+    """An error's text on one line, without the API key; of an endpoint's error whatever words its body has."""
     text = " ".join(str(error).split())
+    if isinstance(error, openai.APIStatusError) and " - " not in text:  # the client shows one of many dialects
+        text = " - ".join(filter(None, (text, " ".join(" ".join(_texts(error.body)).split()))))
     return (text.replace(key, "***") if key else text)[:length]
 
 

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 from mjd.config import OpenAi
 from mjd.llm import openai_markers
 from mjd.llm.base import Generate, Generated, Message, Score, Scored, Usage
+from mjd.llm.logprobs import ROUNDING, is_meant
 from mjd.llm.openai_errors import MissingLogprobsError, NoLetterError, UnreadableReplyError, WithheldReplyError
 from mjd.llm.openai_usage import bytes_count, read_usage
 from mjd.reasoning import after_reasoning
@@ -17,13 +18,8 @@ from mjd.reasoning import after_reasoning
 ENDPOINT: Literal["/v1/chat/completions"] = "/v1/chat/completions"
 # Tokens that a chat template adds around a message, at most.
 _TEMPLATE_TOKENS = 32
-# The least log-probability that a model can mean: e^-100 lies below the normal numbers of float32, in which softmax is
-# computed. APIs write -100, -1000 or -9999 for a token that they do not list.
-LOWEST_LOGPROB = -100.0
-# What rounding may add to a log-probability of 0, and to a sum of probabilities of 1.
-_ROUNDING = 0.01
 # Names of one end of an answer in several APIs ("MAX_TOKENS", "FinishReason.SAFETY", "model_context_window_exceeded").
-_CUT_OFF = re.compile(r"length|max_(output_|new_|completion_)?tokens|token_limit|context_window")
+_CUT_OFF = re.compile(r"length|max_(output_|new_|completion_)?tokens|token_limit|^limit$|truncated|context_window")
 _WITHHELD = re.compile(
     r"filter|safety|refus|block|prohibit|policy|moderat|sensitive|recitation|spii|toxic|guardrail|flagged|compliance"
 )
@@ -103,7 +99,8 @@ def _finish(reason: Any) -> Literal["stop", "length"]:
     Raises:
         WithheldReplyError, UnreadableReplyError: the endpoint withheld it, or broke it off.
     """
-    name = re.sub(r"[\s-]+", "_", str(reason or "").strip()).lower()
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", str(reason or "").strip())  # MaxTokens
+    name = re.sub(r"[\s-]+", "_", words).lower()
     if _WITHHELD.search(name):
         raise WithheldReplyError(f"the endpoint withheld the answer (finish_reason {reason!r})")
     if _CUT_OFF.search(name):
@@ -179,7 +176,7 @@ def read_scores(
 
     A letter that is not among them scores None. Each of its spellings is at most as likely as the least likely token of
     `top_logprobs`: together they are the bound. `mass` counts the letters listed. A log-probability that is not finite,
-    or below `LOWEST_LOGPROB`, is how APIs write "not listed": its token counts for nothing, for the bound neither.
+    or too low (`mjd.llm.logprobs`), is how APIs write "not listed": its token counts for nothing, nor for the bound.
 
     Args:
         merge_variants: add up all spellings of a letter; False counts the letter itself alone.
@@ -204,14 +201,6 @@ def check_lists_a_letter(reply: Mapping[str, Any], scored: Scored) -> None:
         _, listed = _first_tokens(reply)
         top = sorted(listed, key=lambda one: -one.logprob)[:5]
         raise NoLetterError(", ".join(f"{one.token!r} {math.exp(one.logprob):.1%}" for one in top))
-
-
-def is_usable_score(reply: Mapping[str, Any]) -> bool:
-    """False for a stored score with numbers that no model means: earlier versions kept those."""
-    if reply.get("kind") != "logprob":
-        return True
-    given = [*reply["scores"], *([reply.get("bound")] if None in reply["scores"] else [])]
-    return all(_is_meant(float(score)) for score in given if score is not None)
 
 
 def spelling(token: str, letter: str) -> Literal["bare", "spaced"] | None:
@@ -251,7 +240,7 @@ def _first_tokens(reply: Mapping[str, Any]) -> tuple[list[Listed], list[Listed]]
     most_likely = _distinct(top)
     if not most_likely:
         raise UnreadableReplyError("no log-probability of a reply is one that a model can mean")
-    if sum(math.exp(one.logprob) for one in most_likely) > 1 + 2 * _ROUNDING:
+    if sum(math.exp(one.logprob) for one in most_likely) > 1 + 2 * ROUNDING:
         raise UnreadableReplyError("the log-probabilities of a reply add up to more than 1")
     chosen = Listed(_token_text(first), _number(first.get("logprob")))
     return most_likely, [*most_likely, chosen] if _is_further(chosen, most_likely) else most_likely
@@ -262,7 +251,7 @@ def _is_further(chosen: Listed, most_likely: Sequence[Listed]) -> bool:
     is_listed = any(
         one.token == chosen.token or math.isclose(one.logprob, chosen.logprob, abs_tol=1e-4) for one in most_likely
     )
-    return _is_meant(chosen.logprob) and not is_listed
+    return is_meant(chosen.logprob) and not is_listed
 
 
 def _check_not_withheld(choice: Mapping[str, Any], has_logprobs: bool) -> None:
@@ -288,19 +277,14 @@ def _distinct(entries: Sequence[Any]) -> list[Listed]:
     found: list[Listed] = []
     for entry in entries:
         logprob = _number(entry.get("logprob") if isinstance(entry, Mapping) else None)
-        if logprob == math.inf or (math.isfinite(logprob) and logprob > _ROUNDING):
+        if logprob == math.inf or (math.isfinite(logprob) and logprob > ROUNDING):
             raise UnreadableReplyError(f"a reply lists a log-probability of {logprob:g}")
-        if not _is_meant(logprob):
+        if not is_meant(logprob):
             continue
         one = Listed(_token_text(entry), min(logprob, 0.0))
         if not any(one.token == o.token and math.isclose(one.logprob, o.logprob, abs_tol=1e-4) for o in found):
             found.append(one)
     return found
-
-
-def _is_meant(logprob: float) -> bool:
-    """True for a number that a model can mean as a log-probability."""
-    return math.isfinite(logprob) and LOWEST_LOGPROB < logprob <= _ROUNDING
 
 
 def _number(value: Any) -> float:
@@ -309,7 +293,7 @@ def _number(value: Any) -> float:
         return math.nan
     try:
         return float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return math.nan
 
 
@@ -319,7 +303,7 @@ def _token_text(entry: Mapping[str, Any]) -> str:
     if isinstance(token, str) and "\ufffd" not in token and not token.startswith("token_id:"):
         return token
     try:
-        return bytes(entry["bytes"]).decode()
+        return bytes([*entry["bytes"]]).decode()
     except (KeyError, TypeError, ValueError):
         return str(token or "")
 

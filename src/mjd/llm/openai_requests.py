@@ -10,6 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import asdict
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,10 +20,10 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_bef
 
 import openai
 from mjd.errors import BudgetError
+from mjd.interruption import SAME_INTERRUPTION
 from mjd.llm import openai_replies as replies
 from mjd.llm.base import Generated, Scored, Unanswered
-from mjd.llm.openai_errors import ReplyError, is_passing, may_pass, one_line
-from mjd.llm.openai_usage import read_usage
+from mjd.llm.openai_errors import LateReplyError, ReplyError, is_passing, may_pass, one_line
 
 if TYPE_CHECKING:
     from mjd.llm.openai_engine import OpenAiEngine
@@ -33,6 +34,13 @@ log = logging.getLogger(__name__)
 FAILURES_IN_A_ROW = 10
 
 Body = dict[str, Any]
+
+# Statuses of the replies to the request under way whose beginning has come.
+_statuses: ContextVar[list[int]] = ContextVar("statuses")
+
+
+async def _note_status(response: Any) -> None:
+    _statuses.get().append(response.status_code)
 
 
 class Asked(NamedTuple):
@@ -106,7 +114,11 @@ class ConcurrentRequests:
     async def _work(self, finished: asyncio.Queue[Found | None]) -> None:
         limits = _Limits(self.settings.requests_per_minute, self.settings.tokens_per_minute)
         client = openai.AsyncOpenAI(
-            api_key=self.key, base_url=self.settings.base_url, timeout=self.settings.timeout, max_retries=0
+            api_key=self.key,
+            base_url=self.settings.base_url,
+            timeout=self.settings.timeout,
+            max_retries=0,
+            http_client=openai.DefaultAsyncHttpxClient(event_hooks={"response": [_note_status]}),
         )
         try:
             async with client:
@@ -208,7 +220,7 @@ class ConcurrentRequests:
         reservation = self.ledger.reserve(replies.most_usage(one.body, self.settings), lapse)
         try:
             reply = await self._send(client, one.body)
-            usage, estimated = read_usage(reply, one.body, self.engine.count_tokens)
+            usage, estimated = self.engine.usage(reply, one.body)
             try:
                 response = self.engine.read(one.record, reply, usage)
             except ReplyError as error:
@@ -221,11 +233,24 @@ class ConcurrentRequests:
         return response
 
     async def _send(self, client: openai.AsyncOpenAI, body: Body) -> Any:
-        """The JSON value that a request is answered with; the text where it is no JSON."""
+        """The JSON value that a request is answered with; the text where it is no JSON, or broke off.
+
+        Raises:
+            OpenAIError: no reply; nothing is owed.
+        """
+        statuses: list[int] = []
+        _statuses.set(statuses)
         known = {name: value for name, value in body.items() if name != "chat_template_kwargs"}
         further = {name: value for name, value in body.items() if name == "chat_template_kwargs"}
         try:
-            raw = await client.chat.completions.with_raw_response.create(**known, extra_body=further or None)
+            async with asyncio.timeout(self.settings.timeout):
+                raw = await client.chat.completions.with_raw_response.create(**known, extra_body=further or None)
+        except (openai.APIConnectionError, TimeoutError) as error:
+            if any(200 <= status < 300 for status in statuses):  # it was computed: the connection broke afterwards
+                return f"broken off: {str(error) or 'time-out'}"
+            if isinstance(error, TimeoutError):
+                raise LateReplyError(f"timed out: no reply within {self.settings.timeout:g} s") from None
+            raise
         except openai.InternalServerError as error:
             reply = _error_body(error)
             if isinstance(reply, dict) and ("usage" in reply or "choices" in reply):
@@ -233,7 +258,7 @@ class ConcurrentRequests:
             raise
         try:
             return raw.http_response.json()
-        except ValueError:
+        except (ValueError, RecursionError):
             return raw.http_response.text
 
     async def _sleep(self, seconds: float) -> None:
@@ -269,12 +294,14 @@ def _error_body(error: openai.APIStatusError) -> Any:
 def deferred_interrupts(on_interrupt: Callable[[], object]) -> Iterator[None]:
     """Let SIGINT, SIGTERM and SIGHUP call `on_interrupt` inside the block, and take their effect at its end.
 
-    The second signal takes effect at once. Outside the main thread, which gets no signals, nothing changes.
+    A second signal takes effect at once, unless it comes with the first: a terminal and Snakemake may both send one.
+    Outside the main thread, which gets no signals, nothing changes.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     received: list[int] = []
+    since = 0.0
     before = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     handled = {name: handler for name, handler in before.items() if handler not in (signal.SIG_IGN, None)}
 
@@ -283,9 +310,18 @@ def deferred_interrupts(on_interrupt: Callable[[], object]) -> Iterator[None]:
             signal.signal(name, handler)
 
     def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal since
+        if received:
+            if time.monotonic() - since > SAME_INTERRUPTION:
+                restore()
+                signal.raise_signal(number)
+            return
         received.append(number)
-        restore()
-        log.warning("interrupted: waiting for the replies under way, which are paid for (interrupt again to end now)")
+        since = time.monotonic()
+        log.warning(
+            "interrupted: waiting for the replies under way, which are paid for (interrupt again in %.0f s to end now)",
+            SAME_INTERRUPTION,
+        )
         on_interrupt()
 
     for name in handled:

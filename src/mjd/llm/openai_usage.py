@@ -12,6 +12,8 @@ from mjd.llm.base import Usage
 _TEMPLATE_TOKENS = 8
 # Without a tokenizer: few tokens of any language or vocabulary are shorter, so that the budget holds.
 _BYTES_A_TOKEN = 2
+# A larger number of tokens is none: no context is as long.
+_MOST_TOKENS = 10**9
 
 CountTokens = Callable[[str], int]
 
@@ -19,6 +21,27 @@ CountTokens = Callable[[str], int]
 def bytes_count(text: str) -> int:
     """Tokens of a text where no tokenizer counts them: more than there are, as a rule."""
     return math.ceil(len(text.encode()) / _BYTES_A_TOKEN)
+
+
+class ByteRate:
+    """Counts tokens by the bytes of a text, where no tokenizer does: at the rate of the replies that say theirs.
+
+    Before one came, as `bytes_count`.
+    """
+
+    def __init__(self) -> None:
+        self._tokens, self._bytes = 0, 0
+
+    def __call__(self, text: str) -> int:
+        if not self._bytes:
+            return bytes_count(text)
+        return math.ceil(len(text.encode()) * self._tokens / self._bytes)
+
+    def learn(self, body: Mapping[str, Any], usage: Usage) -> None:
+        """Take the tokens that a reply says its request had into account."""
+        texts = [str(message["content"]) for message in body["messages"]]
+        self._tokens += max(usage.prompt_tokens - len(texts) * _TEMPLATE_TOKENS, 1)
+        self._bytes += sum(len(text.encode()) for text in texts)
 
 
 def read_usage(reply: Any, body: Mapping[str, Any], count: CountTokens) -> tuple[Usage, bool]:
@@ -71,9 +94,9 @@ def _count(value: Any) -> int | None:
         return None
     try:
         number = float(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
-    return int(number) if math.isfinite(number) and number >= 0 else None
+    return int(number) if 0 <= number <= _MOST_TOKENS else None
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

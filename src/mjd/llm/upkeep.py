@@ -112,8 +112,14 @@ def prune(store: Store, which: Filter, dry_run: bool) -> str:
     """Remove the replies that `which` fits; spending stays on record.
 
     Raises:
-        ConfigError: no condition is given.
+        ConfigError: no condition is given, or an empty text, which every reply would fit.
     """
+    empty = [name for name, value in vars(which).items() if value == ""]
+    if empty:
+        raise ConfigError(
+            f"prune got an empty --{empty[0]}, which every reply fits; nothing was removed.",
+            "Give it a text: a variable of the shell may be unset.",
+        )
     if which == Filter():
         raise ConfigError(
             "prune needs a condition.",
