@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM, DynamicCache
 from ways import Measured, Work, each_item
 
-from mjd import onednn
+from mjd.backends import onednn
 from mjd.llm.tree import Forest, Ints, forest
 
 # Cached and new tokens, padding included, of one level-wise batch.

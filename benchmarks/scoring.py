@@ -37,7 +37,7 @@ from ways import (
     vllm,
 )
 
-from mjd import onednn
+from mjd.backends import onednn
 from mjd.config import Config
 from mjd.io import provenance, write_parquet
 from mjd.llm.base import Score

@@ -27,9 +27,9 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from mjd import onednn
-from mjd.checkpoints import check_quantisation, check_unread_weights, load_tokenizer, loading
-from mjd.devices import keep_freed_memory
+from mjd.backends import onednn
+from mjd.backends.checkpoints import check_quantisation, check_unread_weights, load_tokenizer, loading
+from mjd.backends.devices import keep_freed_memory
 from mjd.distributions import Floats, Ints
 from mjd.errors import DataError, ModelError
 from mjd.io import Provenance, write_text

@@ -166,7 +166,7 @@ def encoder_settings(snakemake: Any) -> dict[str, Any]:
     """Keyword arguments `max_length` and `device` of a rule's encoder; uses the rule's threads."""
     settings = load_config(snakemake.config).encoders[snakemake.wildcards.encoder]
     take_gpus(settings.resources.gpu, settings.device, f"encoders.{snakemake.wildcards.encoder}")
-    from mjd.devices import resolve_device, set_threads
+    from mjd.backends.devices import resolve_device, set_threads
 
     set_threads(snakemake.threads)
     return {"max_length": settings.max_length, "device": resolve_device(settings.device, settings.resources.gpu)}

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import BartConfig, BartModel, BertTokenizer
 
-from mjd.checkpoints import load_tokenizer
+from mjd.backends.checkpoints import load_tokenizer
 from mjd.classifier import encode, load_encoder, predict
 from mjd.config import Llm
 from mjd.data.models import check_model_directory

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from mjd.backends.devices import resolve_device, set_threads
 from mjd.classifier import (
     EncodedTexts,
     check_label_order,
@@ -25,7 +26,6 @@ from mjd.classifier import (
     save_classifier,
     warn_of_truncation,
 )
-from mjd.devices import resolve_device, set_threads
 from mjd.errors import DataError, ModelError
 from mjd.labels import LabelSet, label_set
 

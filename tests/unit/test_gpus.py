@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from mjd import gpus
+from mjd.backends.devices import resolve_device
 from mjd.config import load_config
-from mjd.devices import resolve_device
 from mjd.errors import ConfigError, ModelError
 from mjd.gpus import find_gpus, limit_gpus, take_gpus
 from tests.unit.test_config import llm, values

@@ -6,7 +6,7 @@ import weakref
 import pytest
 import torch
 
-from mjd import onednn
+from mjd.backends import onednn
 
 
 def matrices(n: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

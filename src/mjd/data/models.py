@@ -238,7 +238,7 @@ def convert_gguf(gguf: Path, target: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from mjd.checkpoints import loading
+    from mjd.backends.checkpoints import loading
 
     _log.info("Converting %s to float32 safetensors.", gguf.name)
     try:

@@ -14,7 +14,7 @@ from typing import Any
 from jinja2 import TemplateError
 
 from mjd import reasoning, registry
-from mjd.checkpoints import load_tokenizer
+from mjd.backends.checkpoints import load_tokenizer
 from mjd.errors import ModelError
 from mjd.llm import chat_template as templates
 from mjd.llm.base import Generate, Message, Score

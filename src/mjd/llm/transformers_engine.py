@@ -12,16 +12,16 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM
 
-from mjd import onednn
-from mjd.checkpoints import (
+from mjd.backends import onednn
+from mjd.backends.checkpoints import (
     check_decoder_only,
     check_quantisation,
     check_unread_weights,
     loading,
     warn_of_unread_weights,
 )
+from mjd.backends.devices import keep_freed_memory, resolve_device, set_threads
 from mjd.config import Llm
-from mjd.devices import keep_freed_memory, resolve_device, set_threads
 from mjd.errors import ModelError
 from mjd.llm.base import Engine, EngineInfo, Generate, Generated, Score, Scored, ScoreKind, Usage, Workplace
 from mjd.llm.chat_tokens import ChatTokenizer

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch.nn.functional import pad
 
-from mjd import onednn
+from mjd.backends import onednn
 from mjd.errors import ModelError
 from mjd.llm.tree import Block, Pass
 
