@@ -16,7 +16,7 @@ from snakemake.common.configfile import load_configfile
 
 from mjd.config import load_config, resolve
 from mjd.errors import ConfigError
-from mjd.interruption import end_jobs_on_signals
+from mjd.runtime.interruption import end_jobs_on_signals
 from mjd.yaml_files import check_keys_once
 
 if not workflow.overwrite_configfiles:

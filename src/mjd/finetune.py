@@ -41,9 +41,9 @@ from mjd.evaluate import warn_of_near_ties
 from mjd.finished_runs import FinishedRuns
 from mjd.io import Provenance
 from mjd.labels import LabelSet
-from mjd.locks import only_process
 from mjd.logs import Progress
 from mjd.metrics import HUMAN_TIE, PREDICTED_TIE, Bools, cross_entropy, f1, share_of_ties, top_labels
+from mjd.runtime.locks import only_process
 
 log = logging.getLogger(__name__)
 

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 from mjd import io
 from mjd.config import Config, load_config
 from mjd.errors import MjdError
-from mjd.gpus import take_gpus
-from mjd.interruption import closing_on_signals
 from mjd.labels import LabelSet, label_set
-from mjd.locks import only_process, unwritable
 from mjd.logs import logging_to
+from mjd.runtime.gpus import take_gpus
+from mjd.runtime.interruption import closing_on_signals
+from mjd.runtime.locks import only_process, unwritable
 
 if TYPE_CHECKING:
     import pandas as pd

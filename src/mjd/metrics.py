@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import rel_entr, xlogy
 
-from mjd.caches import import_dcor
 from mjd.distributions import Floats, Ints
 from mjd.errors import DataError
+from mjd.runtime.caches import import_dcor
 
 # Human shares tie within what a file of six decimals loses (0.333333 beside 0.333334; HJDs are checked to 1e-6): shares
 # of n annotators differ by at least 1 / n. Predictions tie within the rounding of float64 arithmetic.

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mjd.caches import cache_environment, is_writable, temporary_cache
+from mjd.runtime.caches import cache_environment, is_writable, temporary_cache
 from tests.workflow.conftest import ROOT
 
 READ_ONLY = (

@@ -37,8 +37,8 @@ from mjd.finetune import (
 )
 from mjd.finished_runs import FinishedRuns
 from mjd.labels import LabelSet
-from mjd.locks import only_process
 from mjd.metrics import cross_entropy, entropy, f1, majority
+from mjd.runtime.locks import only_process
 
 CPU = torch.device("cpu")
 FIELDS = ["premise", "hypothesis"]
@@ -513,7 +513,7 @@ def test_interrupted_job_ends_its_workers_at_once(tmp_path: Path) -> None:
     job = (
         "import os, sys, time, signal\n"
         "from mjd import finetune\n"
-        "from mjd.interruption import closing_on_signals\n"
+        "from mjd.runtime.interruption import closing_on_signals\n"
         "def started(job, parent):\n    print(os.getpid(), flush=True)\n"
         "finetune._start_worker = started\n"
         "finetune._run_in_worker = time.sleep\n"

@@ -9,17 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from mjd import gpus
 from mjd.backends.devices import resolve_device
 from mjd.config import load_config
 from mjd.errors import ConfigError, ModelError
-from mjd.gpus import find_gpus, limit_gpus, take_gpus
+from mjd.runtime import gpus
+from mjd.runtime.gpus import find_gpus, limit_gpus, take_gpus
 from tests.unit.test_config import llm, values
 from tests.workflow.conftest import ROOT
 
 TAKE = """
 import os, sys
-from mjd.gpus import take_gpus
+from mjd.runtime.gpus import take_gpus
 take_gpus(int(sys.argv[1]), "auto", "llms.x")
 print(os.environ.get("CUDA_VISIBLE_DEVICES"), flush=True)
 sys.stdin.read()

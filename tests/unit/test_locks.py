@@ -16,12 +16,12 @@ from pathlib import Path
 import pytest
 
 from mjd.errors import DataError
-from mjd.locks import check_locks, in_turn, only_process
+from mjd.runtime.locks import check_locks, in_turn, only_process
 from tests.workflow.conftest import ROOT
 
 HOLD = """
 import sys, time
-from mjd.locks import only_process
+from mjd.runtime.locks import only_process
 with only_process(sys.argv[1], "scoring"):
     print("held", flush=True)
     time.sleep(60)

@@ -1,7 +1,7 @@
 # What rules share: registries, and functions that find their inputs and cut their params.
 from mjd import registry
 from mjd.config import source_ids
-from mjd.gpus import find_gpus, limit_gpus
+from mjd.runtime.gpus import find_gpus, limit_gpus
 
 REGISTRY = registry.sources()
 PUBLISHED = registry.published()

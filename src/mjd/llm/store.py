@@ -25,7 +25,7 @@ from typing import Any
 
 from mjd.errors import DataError
 from mjd.llm.base import EngineInfo, Generate, Score, stored_key
-from mjd.locks import LOCAL_DISK, check_locks, in_turn, unwritable
+from mjd.runtime.locks import LOCAL_DISK, check_locks, in_turn, unwritable
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS replies (

@@ -16,11 +16,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from mjd.caches import cache_environment
 from mjd.config import Llm
 from mjd.errors import ModelError
 from mjd.llm.base import Engine, EngineInfo, Generate, Generated, Score, Scored, ScoreKind, Usage, Workplace
 from mjd.llm.chat_tokens import ChatTokenizer
+from mjd.runtime.caches import cache_environment
 
 log = logging.getLogger(__name__)
 

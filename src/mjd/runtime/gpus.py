@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO
 
 from mjd.errors import ConfigError, ModelError
-from mjd.locks import NO_LOCKS
+from mjd.runtime.locks import NO_LOCKS
 
 log = logging.getLogger("mjd")
 
