@@ -68,7 +68,7 @@ format: $(STAMP) ## format the code
 	$(BIN)/snakefmt Snakefile workflow/rules
 
 docs: $(STAMP) ## write the generated files: config/README.md, config/schema.json, workflow/envs
-	$(BIN)/python -m mjd.reference
+	$(BIN)/python -m mjd.config.reference
 
 lock: ## write requirements.lock anew from pyproject.toml
 	$(PYTHON) -m venv --clear $(VENV)

@@ -14,7 +14,7 @@ os.environ.update(PYTHONPATH=SOURCE, MJD_SNAKEMAKE_PID=str(os.getpid()))
 
 from snakemake.common.configfile import load_configfile
 
-from mjd.config import load_config, resolve
+from mjd.config.schema import load_config, resolve
 from mjd.errors import ConfigError
 from mjd.runtime.interruption import end_jobs_on_signals
 from mjd.yaml_files import check_keys_once

@@ -20,7 +20,7 @@ import pandas as pd
 import pyarrow as pa
 from prompts_of_items import prompts_of, read_items
 
-from mjd.config import Config, System
+from mjd.config.schema import Config, System
 from mjd.io import provenance, read_parquet, write_parquet
 from mjd.llm.chat_tokens import ChatTokenizer
 from mjd.llm.tree import forest

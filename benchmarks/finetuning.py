@@ -23,7 +23,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trainer, TrainingArguments
 
 from mjd.classifier import encode, load_encoder, save_classifier
-from mjd.config import FineTuning, read_config
+from mjd.config.schema import FineTuning, read_config
 from mjd.distributions import from_counts
 from mjd.finetune import (
     MAX_GRADIENT_NORM,

@@ -9,7 +9,7 @@ from typing import Literal
 import pandas as pd
 
 from mjd import registry
-from mjd.config import Config, mirror_directory, read_config, source_ids
+from mjd.config.schema import Config, mirror_directory, read_config, source_ids
 from mjd.data.download import fetch_source
 from mjd.data.loaders import load_items
 from mjd.prompts import ScorePrompt

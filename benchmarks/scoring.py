@@ -38,7 +38,7 @@ from ways import (
 )
 
 from mjd.backends import onednn
-from mjd.config import Config
+from mjd.config.schema import Config
 from mjd.io import provenance, write_parquet
 from mjd.llm.base import Score
 from mjd.llm.chat_tokens import ChatTokenizer

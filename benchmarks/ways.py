@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import torch
 from transformers import AutoModelForCausalLM
 
-from mjd.config import Llm
+from mjd.config.schema import Llm
 from mjd.llm.base import Score
 from mjd.llm.plain import left_padded
 from mjd.llm.transformers_engine import TransformersEngine

@@ -8,7 +8,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from mjd.config import Config, Llm, read_config
+from mjd.config.schema import Config, Llm, read_config
 from mjd.data.loaders import load_items
 from mjd.job import train_items
 from mjd.llm.base import Generate, Score

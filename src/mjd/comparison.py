@@ -14,7 +14,7 @@ import pyarrow as pa
 from scipy.stats import gmean
 
 from mjd import metrics, stats
-from mjd.config import Statistics, System
+from mjd.config.schema import Statistics, System
 from mjd.distributions import Floats, aligned, items_of_all
 from mjd.errors import DataError
 from mjd.labels import LabelSet

@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 
 from mjd import stats
-from mjd.config import Statistics, System
+from mjd.config.schema import Statistics, System
 from mjd.distributions import Floats, fill_bounds, fully_crossed, softmax
 from mjd.errors import DataError
 from mjd.labels import LabelSet

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from mjd.config import Norm, Softmax
+from mjd.config.schema import Norm, Softmax
 from mjd.errors import DataError
 from mjd.labels import LabelSet
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from mjd import stats
 from mjd.comparison import Bootstrapped, bootstrap, is_independent, null_quantile, stacked
-from mjd.config import Statistics, System
+from mjd.config.schema import Statistics, System
 from mjd.distributions import Floats
 from mjd.labels import LabelSet
 

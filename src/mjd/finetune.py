@@ -34,7 +34,7 @@ from mjd.classifier import (
     save_classifier,
     warn_of_truncation,
 )
-from mjd.config import BaseClassifier, FineTuning
+from mjd.config.schema import BaseClassifier, FineTuning
 from mjd.distributions import Floats, Ints, aligned, from_counts
 from mjd.errors import DataError, ModelError
 from mjd.evaluate import warn_of_near_ties

@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 from scipy.stats import binomtest
 
-from mjd.config import Analyses, System
+from mjd.config.schema import Analyses, System
 from mjd.distributions import fill_bounds
 from mjd.generation import ask
 from mjd.llm.base import Engine, Generate, Message

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from mjd.config import Prompts, Sampling
+from mjd.config.schema import Prompts, Sampling
 from mjd.labels import LabelSet
 from mjd.llm.base import Engine, Generate, Unanswered, request_key
 from mjd.llm.store import Store, request_record

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mjd import io
-from mjd.config import Config, load_config
+from mjd.config.schema import Config, load_config
 from mjd.errors import MjdError
 from mjd.labels import LabelSet, label_set
 from mjd.logs import logging_to

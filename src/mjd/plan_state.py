@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from mjd.config import Config, generator_slug
+from mjd.config.schema import Config, generator_slug
 from mjd.io import read_parquet, read_table
 from mjd.llm.base import Generate, Message, Score, request_key
 from mjd.llm.chat_tokens import ChatTokenizer

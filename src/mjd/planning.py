@@ -12,7 +12,7 @@ from typing import Literal
 import pandas as pd
 import pyarrow as pa
 
-from mjd.config import Config, Llm, Prompts, System
+from mjd.config.schema import Config, Llm, Prompts, System
 from mjd.errors import ConfigError
 from mjd.explanations import candidates, select, wanted_labels
 from mjd.generation import explain_requests

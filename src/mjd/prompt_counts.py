@@ -7,7 +7,7 @@ from typing import Literal
 
 import pandas as pd
 
-from mjd.config import Config
+from mjd.config.schema import Config
 from mjd.errors import DataError
 from mjd.explanations import wanted_labels
 from mjd.labels import LabelSet

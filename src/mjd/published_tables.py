@@ -12,7 +12,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from mjd import registry
-from mjd.config import Config, Softmax, System
+from mjd.config.schema import Config, Softmax, System
 from mjd.settings import Settings, check
 from mjd.yaml_files import read_yaml
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mjd import reasoning
-from mjd.config import Prompts
+from mjd.config.schema import Prompts
 from mjd.errors import DataError, ModelError
 from mjd.io import atomic_path, read_table
 from mjd.labels import LabelSet

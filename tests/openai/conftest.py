@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mjd.config import Llm, Prices
+from mjd.config.schema import Llm, Prices
 from mjd.llm.base import Engine, Score, Scored, Workplace
 from mjd.llm.ledger import Ledger
 from mjd.llm.openai_engine import OpenAiEngine

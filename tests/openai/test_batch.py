@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mjd.config import Llm, Prices
+from mjd.config.schema import Llm, Prices
 from mjd.errors import BudgetError, ModelError
 from mjd.llm.base import Score, Scored, Unanswered, Workplace
 from mjd.llm.ledger import Ledger

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mjd.config import Config, Prices
+from mjd.config.schema import Config, Prices
 from mjd.data.loaders import load_items
 from mjd.errors import BudgetError, ModelError
 from mjd.job import train_items

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from mjd.comparison import bootstrap
-from mjd.config import Config, source_ids
+from mjd.config.schema import Config, source_ids
 from mjd.data.loaders import load_items
 from mjd.distributions import aligned, from_counts, uniform
 from mjd.stats import resample_counts

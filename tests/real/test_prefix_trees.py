@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from mjd.config import Config, Llm, source_ids
+from mjd.config.schema import Config, Llm, source_ids
 from mjd.data.loaders import load_items
 from mjd.data.models import fetch_model
 from mjd.llm.base import Score

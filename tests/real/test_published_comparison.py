@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from mjd.comparison import compare
-from mjd.config import Config, ItemsData, Statistics, source_ids
+from mjd.config.schema import Config, ItemsData, Statistics, source_ids
 from mjd.data.loaders import load_items
 from mjd.distributions import from_counts
 from mjd.job import train_items

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from mjd import registry
-from mjd.config import Config, ItemsData, source_ids
+from mjd.config.schema import Config, ItemsData, source_ids
 from mjd.data.loaders import load_items, load_published_answers
 from mjd.data.published import load_published_selections
 from mjd.job import train_items

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mjd import registry
-from mjd.config import Config
+from mjd.config.schema import Config
 from mjd.data.public import ITEMS_FILE, read_json_lines
 from mjd.data.upstream_prompts import (
     EXPLICIT,

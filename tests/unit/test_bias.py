@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from mjd.bias import SHARES, bias_table, design, place_probabilities, schema, variance_shares
-from mjd.config import Statistics, System, read_config
+from mjd.config.schema import Statistics, System, read_config
 from mjd.errors import DataError
 from mjd.io import to_table
 

@@ -6,7 +6,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from mjd.config import Analyses, Config, Encoder, Llm, OpenAi, load_config, read_config, resolve
+from mjd.config.schema import Analyses, Config, Encoder, Llm, OpenAi, load_config, read_config, resolve
 from mjd.errors import ConfigError
 from mjd.llm.engines import ENGINES
 from mjd.prompts import score_prompts

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from mjd.config import Norm, Softmax, read_config
+from mjd.config.schema import Norm, Softmax, read_config
 from mjd.distributions import aligned, fill_bounds, from_counts, model_judgments, softmax, transform, uniform
 from mjd.errors import DataError
 

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mjd.config import Statistics, System, read_config
+from mjd.config.schema import Statistics, System, read_config
 from mjd.finding import NOISE, cases, finding_table, lines, schema, verdict_alike, verdict_better
 from mjd.io import to_table
 from tests.unit.test_stats import noise

@@ -22,7 +22,7 @@ from transformers import AutoTokenizer, PreTrainedModel
 
 from mjd import finetune, io, schemas
 from mjd.classifier import encode, load_encoder, predict
-from mjd.config import BaseClassifier, FineTuning
+from mjd.config.schema import BaseClassifier, FineTuning
 from mjd.distributions import from_counts
 from mjd.errors import DataError, ModelError
 from mjd.finetune import (

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mjd.config import Analyses, System, read_config
+from mjd.config.schema import Analyses, System, read_config
 from mjd.first_token import Variant, answer_letter, answers_schema, first_token_table, sample_answers, schema
 from mjd.io import to_table
 from mjd.llm.fake import FakeEngine

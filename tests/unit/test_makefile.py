@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mjd.reference import ROOT
+from mjd.config.reference import ROOT
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mjd.config import OpenAi
+from mjd.config.schema import OpenAi
 from mjd.llm import openai_markers
 from mjd.llm.base import Generate, Message, Score, Usage
 from mjd.llm.openai_errors import NoLetterError, ReplyError

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from mjd import planning, scoring
-from mjd.config import Config, load_config
+from mjd.config.schema import Config, load_config
 from mjd.errors import DataError
 from mjd.llm.fake import FakeEngine
 from mjd.llm.tally import Tally

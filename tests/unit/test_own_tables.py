@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 
 from mjd import schemas
 from mjd.classifier import encode
-from mjd.config import ItemsData, PairsData, Sampling, Task, read_config
+from mjd.config.schema import ItemsData, PairsData, Sampling, Task, read_config
 from mjd.data.loaders import load_items, load_pairs
 from mjd.errors import DataError
 from mjd.generation import explain_requests

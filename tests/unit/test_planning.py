@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from mjd import planning
-from mjd.config import Config, load_config
+from mjd.config.schema import Config, load_config
 from mjd.data.loaders import load_items
 from mjd.job import train_items
 from mjd.llm.base import Generate, Score, Usage, request_key

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from mjd.config import Config, load_config
+from mjd.config.schema import Config, load_config
 from mjd.errors import ConfigError
 from mjd.published_tables import Note, PublishedColumn, PublishedRow, comparable, read_reading
 from mjd.settings import check

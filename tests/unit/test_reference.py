@@ -6,7 +6,7 @@ import jsonschema
 import pytest
 import yaml
 
-from mjd.reference import ROOT, config_schema, generated_files
+from mjd.config.reference import ROOT, config_schema, generated_files
 
 
 @pytest.mark.parametrize("path", generated_files(), ids=lambda path: path.name)

@@ -13,7 +13,7 @@ import pytest
 
 from mjd import schemas, scoring
 from mjd.bias import bias_table
-from mjd.config import Sampling, Softmax, Statistics, System, read_config
+from mjd.config.schema import Sampling, Softmax, Statistics, System, read_config
 from mjd.distributions import model_judgments
 from mjd.errors import DataError, ModelError
 from mjd.generation import generate_answers

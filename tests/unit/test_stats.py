@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mjd import stats
 from mjd.comparison import bootstrap, compare, for_people, schema
-from mjd.config import Statistics, System, read_config
+from mjd.config.schema import Statistics, System, read_config
 from mjd.errors import DataError
 from mjd.io import to_table
 

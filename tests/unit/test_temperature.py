@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mjd.config import FittedSoftmax, Softmax, read_config
+from mjd.config.schema import FittedSoftmax, Softmax, read_config
 from mjd.distributions import softmax
 from mjd.errors import DataError
 from mjd.temperature import HIGHEST, LOWEST, cross_fitted_judgments, fit_temperature, judge

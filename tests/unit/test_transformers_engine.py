@@ -14,7 +14,7 @@ import torch
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
-from mjd.config import Llm, read_config
+from mjd.config.schema import Llm, read_config
 from mjd.errors import ModelError
 from mjd.llm.base import Generate, Message, Score
 from mjd.llm.chat_tokens import ChatTokenizer

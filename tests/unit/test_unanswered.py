@@ -14,7 +14,7 @@ import pytest
 
 from mjd import bias, convergence
 from mjd.comparison import compare
-from mjd.config import Llm, Prices, Sampling, Softmax, Statistics, System, load_config, read_config
+from mjd.config.schema import Llm, Prices, Sampling, Softmax, Statistics, System, load_config, read_config
 from mjd.distributions import model_judgments
 from mjd.errors import DataError, ModelError
 from mjd.explanations import candidates, select

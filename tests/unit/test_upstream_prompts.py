@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mjd.config import Prompts
+from mjd.config.schema import Prompts
 from mjd.data.upstream_prompts import explain_templates, read_prompts, scoring_templates
 from mjd.errors import DataError
 from mjd.labels import LabelSet, label_set

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mjd.config import Llm, read_config
+from mjd.config.schema import Llm, read_config
 from mjd.errors import ModelError
 from mjd.llm.base import Generate, Message, Workplace
 from mjd.llm.vllm_engine import VllmEngine, Worker, find_python, worker_environment

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from mjd.config import read_config
+from mjd.config.schema import read_config
 from mjd.evaluate import finetuning_table
 from mjd.io import read_parquet, read_provenance
 from mjd.metrics import entropy

@@ -1,6 +1,6 @@
 # What rules share: registries, and functions that find their inputs and cut their params.
 from mjd import registry
-from mjd.config import source_ids
+from mjd.config.schema import source_ids
 from mjd.runtime.gpus import find_gpus, limit_gpus
 
 REGISTRY = registry.sources()

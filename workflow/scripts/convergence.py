@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from mjd import convergence
-from mjd.config import Statistics, System
+from mjd.config.schema import Statistics, System
 from mjd.io import read_parquet, write_csv, write_parquet
 from mjd.job import job, labels_of, provenance, train_items
 from mjd.plots import plot_convergence

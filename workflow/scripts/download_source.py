@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from mjd.config import load_config, mirror_directory
+from mjd.config.schema import load_config, mirror_directory
 from mjd.data.download import fetch_source
 from mjd.job import job
 from mjd.registry import Source

@@ -1,7 +1,7 @@
 """Adapter of rule generate_explanations."""
 
 from mjd import schemas
-from mjd.config import Sampling
+from mjd.config.schema import Sampling
 from mjd.generation import generate_answers
 from mjd.io import read_parquet, write_parquet
 from mjd.job import engine_of, job, labels_of, provenance, train_items, unanswered_prompts

@@ -1,7 +1,7 @@
 """Adapter of rule load_items."""
 
 from mjd import schemas
-from mjd.config import ItemsData, Task, load_config
+from mjd.config.schema import ItemsData, Task, load_config
 from mjd.data.loaders import load_items
 from mjd.data.overlap import items_report, report_entry
 from mjd.explanations import check_sources

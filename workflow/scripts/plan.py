@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from mjd import planning
-from mjd.config import load_config
+from mjd.config.schema import load_config
 from mjd.io import read_parquet, write_csv, write_parquet
 from mjd.job import job, log, provenance
 from mjd.plan_state import Finished, counters, known_answers

@@ -1,7 +1,7 @@
 """Adapter of rule sample_answers."""
 
 from mjd import first_token
-from mjd.config import Analyses
+from mjd.config.schema import Analyses
 from mjd.io import read_parquet, write_parquet
 from mjd.job import engine_of, job, labels_of, provenance, train_items, unanswered_prompts
 from mjd.llm.store import Store

@@ -1,7 +1,7 @@
 """Adapter of rule score."""
 
 from mjd import schemas
-from mjd.config import load_config
+from mjd.config.schema import load_config
 from mjd.io import read_parquet, write_parquet
 from mjd.job import engine_of, job, labels_of, provenance, train_items, unanswered_prompts
 from mjd.llm.store import Store

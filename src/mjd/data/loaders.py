@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from mjd import schemas
-from mjd.config import ItemsData, OodData, PairsData, Task
+from mjd.config.schema import ItemsData, OodData, PairsData, Task
 from mjd.data import annotation_tables, checks, public, tables
 from mjd.data.checks import TableName
 from mjd.data.published import load_published_answers, load_published_selection

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from mjd.llm.base import Engine, Workplace
 
 if TYPE_CHECKING:
-    from mjd.config import Llm
+    from mjd.config.schema import Llm
 
 # name -> module:class
 ENGINES = {

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import openai
-from mjd.config import Llm
+from mjd.config.schema import Llm
 from mjd.errors import ModelError
 from mjd.llm import openai_markers
 from mjd.llm import openai_replies as replies

@@ -1,6 +1,6 @@
 """Files generated from the code, so that they cannot drift: key reference, JSON schema, conda environments.
 
-`python -m mjd.reference` writes them; a test compares them with what is committed.
+`python -m mjd.config.reference` writes them; a test compares them with what is committed.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Any, get_type_hints
 
 from pydantic_core import PydanticUndefined
 
-from mjd.config import Config
+from mjd.config.schema import Config
 from mjd.io import write_text
 from mjd.settings import Settings, settings_in
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 TORCH = "2.13.0"  # installed first, see the Makefile: not in the lock
 BEGIN, END = "<!-- generated: keys -->", "<!-- end of generated keys -->"
 

@@ -17,21 +17,21 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidatorFunctionWrapHandler, WrapValidator, field_validator, model_validator
 
 from mjd import registry
-from mjd.config_data import Data as Data
-from mjd.config_data import ItemsData as ItemsData
-from mjd.config_data import LabelCounts as LabelCounts
-from mjd.config_data import LabelEntry as LabelEntry
-from mjd.config_data import OodData as OodData
-from mjd.config_data import PairsData as PairsData
-from mjd.config_data import Task as Task
-from mjd.config_llms import Llm as Llm
-from mjd.config_llms import OpenAi as OpenAi
-from mjd.config_llms import Prices as Prices
-from mjd.config_llms import Rates as Rates
-from mjd.config_llms import Resources as Resources
-from mjd.config_llms import Vllm as Vllm
-from mjd.config_prompts import Prompts as Prompts
-from mjd.config_prompts import check_templates as check_templates
+from mjd.config.data import Data as Data
+from mjd.config.data import ItemsData as ItemsData
+from mjd.config.data import LabelCounts as LabelCounts
+from mjd.config.data import LabelEntry as LabelEntry
+from mjd.config.data import OodData as OodData
+from mjd.config.data import PairsData as PairsData
+from mjd.config.data import Task as Task
+from mjd.config.llms import Llm as Llm
+from mjd.config.llms import OpenAi as OpenAi
+from mjd.config.llms import Prices as Prices
+from mjd.config.llms import Rates as Rates
+from mjd.config.llms import Resources as Resources
+from mjd.config.llms import Vllm as Vllm
+from mjd.config.prompts import Prompts as Prompts
+from mjd.config.prompts import check_templates as check_templates
 from mjd.errors import ConfigError
 from mjd.labels import LabelSet
 from mjd.orders import cure, too_many

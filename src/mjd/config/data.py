@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from mjd.config_prompts import EXPLAIN_FIELDS, SCORE_FIELDS
+from mjd.config.prompts import EXPLAIN_FIELDS, SCORE_FIELDS
 from mjd.labels import LabelSet, check_labels, dash_note, label_set
 from mjd.settings import Settings, check_distinct, check_fits_paths
 
