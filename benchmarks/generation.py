@@ -25,7 +25,7 @@ from mjd.io import provenance, write_parquet
 from mjd.llm.base import Generate, Generated
 from mjd.llm.transformers_engine import TransformersEngine
 from mjd.logs import Progress
-from mjd.prompts import explain_prompt
+from mjd.prompts.templates import explain_prompt
 
 
 def answers(model: str, settings: Llm, requests: list[Generate]) -> tuple[float, int, list[Generated]]:

@@ -43,7 +43,7 @@ from mjd.io import provenance, write_parquet
 from mjd.llm.base import Score
 from mjd.llm.chat_tokens import ChatTokenizer
 from mjd.llm.tree import forest
-from mjd.prompts import ScorePrompt
+from mjd.prompts.templates import ScorePrompt
 
 # Names of the ways that run in this environment.
 WAYS = {

@@ -15,7 +15,7 @@ from mjd.llm.base import Engine, Generate, Unanswered, request_key
 from mjd.llm.store import Store, request_record
 from mjd.llm.tally import Tally
 from mjd.logs import Progress, named
-from mjd.prompts import explain_prompt
+from mjd.prompts.templates import explain_prompt
 from mjd.unanswered import UnansweredPrompts
 
 log = logging.getLogger(__name__)

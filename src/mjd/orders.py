@@ -14,7 +14,7 @@ _WRITTEN_OUT = 10**12
 
 
 def n_explanation_orders(n: int, orders: Orders) -> int:
-    """Number of orders that `mjd.prompts.explanation_orders` gives for n explanations."""
+    """Number of orders that `mjd.prompts.templates.explanation_orders` gives for n explanations."""
     if n == 0:
         return 1
     if orders == "cyclic":

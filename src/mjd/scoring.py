@@ -26,7 +26,7 @@ from mjd.llm.store import Store, request_record
 from mjd.llm.tally import Tally
 from mjd.logs import Progress
 from mjd.orders import n_explanation_orders
-from mjd.prompts import Explanation, ScorePrompt, first_score_prompt, score_prompts
+from mjd.prompts.templates import Explanation, ScorePrompt, first_score_prompt, score_prompts
 from mjd.unanswered import UnansweredPrompts
 
 log = logging.getLogger(__name__)

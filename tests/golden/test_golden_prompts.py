@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from mjd.config.schema import read_config
-from mjd.prompts import Explanation, explain_prompt, score_prompts
+from mjd.prompts.templates import Explanation, explain_prompt, score_prompts
 
 GOLDEN = Path(__file__).with_name("prompts.txt")
 UID = "synthetic-train-01"

@@ -22,7 +22,7 @@ from mjd.data.upstream_prompts import (
     read_prompts,
 )
 from mjd.errors import DownloadError
-from mjd.prompts import Explanation, score_prompts
+from mjd.prompts.templates import Explanation, score_prompts
 from tests.real.conftest import ROOT, SourceDirectory
 
 pytestmark = pytest.mark.real

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from mjd.config.schema import Analyses, Config, Encoder, Llm, OpenAi, load_config, read_config, resolve
 from mjd.errors import ConfigError
 from mjd.llm.engines import ENGINES
-from mjd.prompts import score_prompts
+from mjd.prompts.templates import score_prompts
 
 COUNTS = {"title": "x", "guided_by": "counts"}
 

@@ -20,7 +20,7 @@ from mjd.llm.tally import Tally
 from mjd.orders import Orders, cure, n_distinct_orders, n_distinct_rotations, n_explanation_orders, too_many
 from mjd.planning import Answers, TokenCounter
 from mjd.prompt_counts import check_prompts_per_item
-from mjd.prompts import explanation_orders
+from mjd.prompts.templates import explanation_orders
 from mjd.scoring import PromptSettings, ScoreChunks, item_prompts, n_prompts, score_items
 from tests.unit.test_config import values
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mjd.config.schema import read_config
-from mjd.prompts import Explanation, explain_prompt, explanation_orders, first_score_prompt, score_prompts
+from mjd.prompts.templates import Explanation, explain_prompt, explanation_orders, first_score_prompt, score_prompts
 
 CONFIG = read_config("config/config.yaml")
 TEXTS = {"premise": "It rained {all} day.", "hypothesis": "The grass is wet."}

@@ -22,7 +22,7 @@ from mjd.llm.decoding import Chooser
 from mjd.llm.transformers_engine import TransformersEngine
 from mjd.llm.tree import parts
 from mjd.llm.tree_model import TreeModel
-from mjd.prompts import Explanation, score_prompts
+from mjd.prompts.templates import Explanation, score_prompts
 from tests.unit.tiny_llms import FAMILIES, byte_tokenizer, save_tiny_llm
 
 CONFIG = read_config("config/config.yaml")

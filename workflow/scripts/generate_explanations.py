@@ -7,7 +7,7 @@ from mjd.io import read_parquet, write_parquet
 from mjd.job import engine_of, job, labels_of, provenance, train_items, unanswered_prompts
 from mjd.llm.store import Store
 from mjd.llm.tally import Tally
-from mjd.prompts import prompts_from
+from mjd.prompts.templates import prompts_from
 from mjd.settings import check
 
 with job(snakemake), Store(snakemake.params.store) as store, engine_of(snakemake, store) as engine:

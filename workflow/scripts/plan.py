@@ -7,7 +7,7 @@ from mjd.config.schema import load_config
 from mjd.io import read_parquet, write_csv, write_parquet
 from mjd.job import job, log, provenance
 from mjd.plan_state import Finished, counters, known_answers
-from mjd.prompts import prompts_from
+from mjd.prompts.templates import prompts_from
 
 with job(snakemake):
     config = load_config(snakemake.config).model_copy(update={"prompts": prompts_from(snakemake.params.prompts)})
