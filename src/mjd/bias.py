@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from mjd import stats
 from mjd.config.schema import Statistics, System
 from mjd.distributions import Floats, fill_bounds, fully_crossed, softmax
 from mjd.errors import DataError
+from mjd.evaluation import statistics as stats
 from mjd.labels import LabelSet
 
 SHARES = ("item", "option_order", "item_option_order", "explanation_order", "residual")

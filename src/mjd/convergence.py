@@ -12,12 +12,12 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from mjd import stats
 from mjd.config.schema import Statistics, System
 from mjd.distributions import Floats, fill_bounds, fully_crossed, softmax
 from mjd.errors import DataError
+from mjd.evaluation import statistics as stats
+from mjd.evaluation.metrics import distance_correlation, kl_divergence, total_variation_distance
 from mjd.labels import LabelSet
-from mjd.metrics import distance_correlation, kl_divergence, total_variation_distance
 from mjd.prompts.templates import explanation_orders
 
 log = logging.getLogger(__name__)

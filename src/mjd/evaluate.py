@@ -13,9 +13,7 @@ import pandas as pd
 from mjd import schemas
 from mjd.distributions import Floats, aligned, distribution_frame, from_counts
 from mjd.errors import DataError
-from mjd.labels import LabelSet
-from mjd.logs import Progress
-from mjd.metrics import (
+from mjd.evaluation.metrics import (
     HUMAN_TIE,
     PREDICTED_TIE,
     accuracy,
@@ -27,6 +25,8 @@ from mjd.metrics import (
     share_of_ties,
     top_labels,
 )
+from mjd.labels import LabelSet
+from mjd.logs import Progress
 
 if TYPE_CHECKING:
     import torch
@@ -118,7 +118,7 @@ def finetuning_table(predictions: pd.DataFrame, items: pd.DataFrame, labels: Lab
 
     Columns: system, split, seed, then in nats `kl` = mean KL(HJD‖prediction), `reference_kl` = kl / K (what the
     paper's `kl_div(reduction="mean")` reports), `ce_loss` = mean -Σ HJD ln prediction, then `weighted_f1` and
-    `macro_f1` against the majority label of the HJD, where any of the labels that tie is right (`mjd.metrics.f1`);
+    `macro_f1` against the majority label of the HJD, where any of the labels that tie is right (`mjd.evaluation.metrics.f1`);
     `reference_weighted_f1` and `reference_macro_f1` take the first of them in label order as gold, as the paper does.
     `n` items, of which the share `share_ties` has several gold labels, and `n_truncated` lost tokens at `max_length`.
 
@@ -166,7 +166,7 @@ def ood_table(predictions: pd.DataFrame, ood: pd.DataFrame, labels: LabelSet) ->
     Columns: system, round, seed, `accuracy`, `macro_f1`, `weighted_f1` against the gold label, `n` items, and how many
     of them, `n_truncated`, lost tokens at `max_length`. F1 is over all K labels: a classifier that always predicts one
     of three balanced labels scores 0.167. There is one gold label an item; predicted labels that tie count in equal
-    parts (`mjd.metrics.f1`).
+    parts (`mjd.evaluation.metrics.f1`).
 
     Args:
         predictions: schema `predictions`.
@@ -219,7 +219,7 @@ def summarise_seeds(table: pd.DataFrame, keys: Sequence[str], metrics: Sequence[
 
 
 def warn_of_near_ties(hjd: Floats, uids: pd.Series, what: str) -> None:
-    """Log a warning where shares may be ties that a file has rounded away (`mjd.metrics.near_ties`)."""
+    """Log a warning where shares may be ties that a file has rounded away (`mjd.evaluation.metrics.near_ties`)."""
     near = near_ties(hjd)
     if near.any():
         log.warning(

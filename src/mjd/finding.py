@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from mjd import stats
-from mjd.comparison import Bootstrapped, bootstrap, is_independent, null_quantile, stacked
 from mjd.config.schema import Statistics, System
 from mjd.distributions import Floats
+from mjd.evaluation import statistics as stats
+from mjd.evaluation.comparison import Bootstrapped, bootstrap, is_independent, null_quantile, stacked
 from mjd.labels import LabelSet
 
 # Whether more of a metric is better (+1) or less (-1).

@@ -38,11 +38,11 @@ from mjd.config.schema import BaseClassifier, FineTuning
 from mjd.distributions import Floats, Ints, aligned, from_counts
 from mjd.errors import DataError, ModelError
 from mjd.evaluate import warn_of_near_ties
+from mjd.evaluation.metrics import HUMAN_TIE, PREDICTED_TIE, Bools, cross_entropy, f1, share_of_ties, top_labels
 from mjd.finished_runs import FinishedRuns
 from mjd.io import Provenance
 from mjd.labels import LabelSet
 from mjd.logs import Progress
-from mjd.metrics import HUMAN_TIE, PREDICTED_TIE, Bools, cross_entropy, f1, share_of_ties, top_labels
 from mjd.runtime.locks import only_process
 
 log = logging.getLogger(__name__)

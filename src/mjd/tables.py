@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from mjd import stats
-from mjd.comparison import SIGNIFICANCE
 from mjd.evaluate import FINETUNING_COUNTS, FINETUNING_METRICS, OOD_COUNTS, OOD_METRICS, summarise_seeds
+from mjd.evaluation import statistics as stats
+from mjd.evaluation.comparison import SIGNIFICANCE
 from mjd.io import read_parquet, read_provenance
 
 # (slug, title, slug of the system it is tested against or None), and (name, title), in table order.

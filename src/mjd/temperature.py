@@ -14,8 +14,8 @@ from scipy.stats import gmean
 from mjd.config.schema import FittedSoftmax, Transform
 from mjd.distributions import Floats, Ints, fill_bounds, model_judgments, score_matrix, softmax
 from mjd.errors import DataError
+from mjd.evaluation.metrics import kl_divergence
 from mjd.labels import LabelSet
-from mjd.metrics import kl_divergence
 
 log = logging.getLogger(__name__)
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from mjd.comparison import bootstrap
 from mjd.config.schema import Config, source_ids
 from mjd.data.loaders import load_items
 from mjd.distributions import aligned, from_counts, uniform
-from mjd.stats import resample_counts
+from mjd.evaluation.comparison import bootstrap
+from mjd.evaluation.statistics import resample_counts
 from tests.real.conftest import SourceDirectory
 
 pytestmark = pytest.mark.real

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from mjd.comparison import compare
 from mjd.config.schema import Config, ItemsData, Statistics, source_ids
 from mjd.data.loaders import load_items
 from mjd.distributions import from_counts
+from mjd.evaluation.comparison import compare
 from mjd.job import train_items
 from mjd.published_comparison import compare_published, read_published
 from mjd.published_tables import PUBLISHED_DIR, comparable, read_reading

@@ -26,7 +26,9 @@ def can_mount() -> bool:
 
 
 def test_importing_mjd_sets_nothing_in_the_environment() -> None:
-    program = "import os; before = dict(os.environ); import mjd.metrics, mjd.job; assert os.environ == before"
+    program = (
+        "import os; before = dict(os.environ); import mjd.evaluation.metrics, mjd.job; assert os.environ == before"
+    )
     subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT, env=os.environ | {"PYTHONPATH": "src"})
 
 
@@ -44,7 +46,7 @@ def test_distance_correlation_in_a_read_only_environment_with_an_unwritable_home
     )
     program = (
         "import numpy as np\n"
-        "from mjd.metrics import distance_correlation\n"
+        "from mjd.evaluation.metrics import distance_correlation\n"
         "print(distance_correlation(np.full((2, 3), 0.25), np.full((2, 3), 0.5)))\n"
     )
     mount = READ_ONLY.format(directories=f"{packages} {home}")

@@ -15,8 +15,8 @@ from mjd import classifier, io, schemas
 from mjd.classifier import encode, load_encoder, predict, save_classifier
 from mjd.errors import DataError, ModelError
 from mjd.evaluate import finetuning_table, ood_table, predict_systems, summarise_seeds
+from mjd.evaluation.metrics import entropy
 from mjd.labels import LabelSet
-from mjd.metrics import entropy
 
 CPU = torch.device("cpu")
 FIELDS = ["premise", "hypothesis"]

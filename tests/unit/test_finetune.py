@@ -25,6 +25,7 @@ from mjd.classifier import encode, load_encoder, predict
 from mjd.config.schema import BaseClassifier, FineTuning
 from mjd.distributions import from_counts
 from mjd.errors import DataError, ModelError
+from mjd.evaluation.metrics import cross_entropy, entropy, f1, majority
 from mjd.finetune import (
     FineTuningJob,
     FineTuningRun,
@@ -37,7 +38,6 @@ from mjd.finetune import (
 )
 from mjd.finished_runs import FinishedRuns
 from mjd.labels import LabelSet
-from mjd.metrics import cross_entropy, entropy, f1, majority
 from mjd.runtime.locks import only_process
 
 CPU = torch.device("cpu")

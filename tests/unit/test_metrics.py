@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 
 from mjd.distributions import Floats
 from mjd.errors import DataError
-from mjd.metrics import (
+from mjd.evaluation.metrics import (
     HUMAN_TIE,
     PREDICTED_TIE,
     accuracy,

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mjd import stats
-from mjd.comparison import bootstrap, compare, for_people, schema
 from mjd.config.schema import Statistics, System, read_config
 from mjd.errors import DataError
+from mjd.evaluation import statistics as stats
+from mjd.evaluation.comparison import bootstrap, compare, for_people, schema
 from mjd.io import to_table
 
 LABELS = read_config("config/config.yaml").labels

@@ -13,10 +13,10 @@ import pandas as pd
 import pytest
 
 from mjd import bias, convergence
-from mjd.comparison import compare
 from mjd.config.schema import Llm, Prices, Sampling, Softmax, Statistics, System, load_config, read_config
 from mjd.distributions import model_judgments
 from mjd.errors import DataError, ModelError
+from mjd.evaluation.comparison import compare
 from mjd.explanations import candidates, select
 from mjd.finetune import FineTuningRun
 from mjd.generation import generate_answers

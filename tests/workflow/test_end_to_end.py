@@ -13,8 +13,8 @@ import pytest
 
 from mjd.config.schema import read_config
 from mjd.evaluate import finetuning_table
+from mjd.evaluation.metrics import entropy
 from mjd.io import read_parquet, read_provenance
-from mjd.metrics import entropy
 from tests.workflow.conftest import Run
 
 TABLES = ["distribution_comparison", "finetuning", "ood", "bias", "convergence", "first_token", "finding"]

@@ -1,7 +1,7 @@
 """Adapter of rule distribution_comparison."""
 
-from mjd import comparison
 from mjd.config.schema import Statistics, System
+from mjd.evaluation import comparison
 from mjd.io import read_parquet, read_provenance, write_csv, write_parquet
 from mjd.job import job, labels_of, provenance, train_items, unanswered_prompts
 from mjd.settings import check

@@ -13,10 +13,11 @@ import pandas as pd
 import pyarrow as pa
 from scipy.stats import gmean
 
-from mjd import metrics, stats
 from mjd.config.schema import Statistics, System
 from mjd.distributions import Floats, aligned, items_of_all
 from mjd.errors import DataError
+from mjd.evaluation import metrics
+from mjd.evaluation import statistics as stats
 from mjd.labels import LabelSet
 
 log = logging.getLogger(__name__)
