@@ -12,8 +12,8 @@ from mjd import registry
 from mjd.config.schema import Config, mirror_directory, read_config, source_ids
 from mjd.data.download import fetch_source
 from mjd.data.loaders import load_items
+from mjd.estimators.first_token import PromptSettings, item_prompts
 from mjd.prompts.templates import ScorePrompt
-from mjd.scoring import PromptSettings, item_prompts
 
 log = logging.getLogger(__name__)
 

@@ -10,9 +10,9 @@ import pytest
 
 from mjd.config.schema import Config, Llm, read_config
 from mjd.data.loaders import load_items
+from mjd.estimators.first_token import PromptSettings, item_prompts
 from mjd.job import train_items
 from mjd.llm.base import Generate, Score
-from mjd.scoring import PromptSettings, item_prompts
 from tests.workflow.conftest import ROOT, run_snakemake
 
 # A busy machine is no reason to fail: what takes long is limited by pytest.

@@ -13,12 +13,12 @@ from scipy.stats import binomtest
 
 from mjd.config.schema import Analyses, System
 from mjd.distributions import fill_bounds
+from mjd.estimators.first_token import PromptSettings, item_prompts, top_tokens, warn_of_low_mass
 from mjd.generation import ask
 from mjd.llm.base import Engine, Generate, Message
 from mjd.llm.store import Store
 from mjd.llm.tally import Tally
 from mjd.reasoning import after_reasoning
-from mjd.scoring import PromptSettings, item_prompts, top_tokens, warn_of_low_mass
 from mjd.unanswered import UnansweredPrompts
 
 VARIANT = ("scorer", "generator", "source", "selection", "mode")

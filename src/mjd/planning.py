@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from mjd.config.schema import Config, Llm, Prompts, System
 from mjd.errors import ConfigError
+from mjd.estimators.first_token import PromptSettings, explanations_by_item, first_prompts, item_prompts
 from mjd.explanations import candidates, select, wanted_labels
 from mjd.generation import explain_requests
 from mjd.job import train_items
@@ -22,7 +23,6 @@ from mjd.llm.base import Generate, Message, Score
 from mjd.orders import n_distinct_orders, n_distinct_rotations
 from mjd.prompt_counts import check_prompts_per_item
 from mjd.prompts.templates import explanation_orders
-from mjd.scoring import PromptSettings, explanations_by_item, first_prompts, item_prompts
 from mjd.unanswered import UnansweredPrompts
 
 # What stands in for an explanation where a data set holds none at all.

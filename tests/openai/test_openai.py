@@ -12,11 +12,11 @@ import pytest
 from mjd.config.schema import Config, Prices
 from mjd.data.loaders import load_items
 from mjd.errors import BudgetError, ModelError
+from mjd.estimators.first_token import PromptSettings, StoredScores, score_items
 from mjd.job import train_items
 from mjd.llm.base import Generate, Score, Scored
 from mjd.llm.store import Store
 from mjd.llm.tally import Tally
-from mjd.scoring import PromptSettings, StoredScores, score_items
 from tests.conftest import N_ITEMS
 from tests.openai.conftest import EngineAt, scored
 from tests.openai.servers import FaultProxy, VllmServer

@@ -13,9 +13,9 @@ from transformers import AutoModelForCausalLM
 from mjd.config.schema import Config, Llm, source_ids
 from mjd.data.loaders import load_items
 from mjd.data.models import fetch_model
+from mjd.estimators.first_token import PromptSettings, item_prompts
 from mjd.llm.base import Score
 from mjd.llm.transformers_engine import TransformersEngine
-from mjd.scoring import PromptSettings, item_prompts
 from tests.real.conftest import ROOT, SourceDirectory
 
 pytestmark = pytest.mark.real

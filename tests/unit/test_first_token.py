@@ -7,12 +7,12 @@ import pandas as pd
 import pytest
 
 from mjd.config.schema import Analyses, System, read_config
+from mjd.estimators.first_token import PromptSettings, ScoreChunks, score_items
 from mjd.first_token import Variant, answer_letter, answers_schema, first_token_table, sample_answers, schema
 from mjd.io import to_table
 from mjd.llm.fake import FakeEngine
 from mjd.llm.store import Store
 from mjd.llm.tally import Tally
-from mjd.scoring import PromptSettings, ScoreChunks, score_items
 
 CONFIG = read_config("config/config.yaml")
 LABELS = CONFIG.labels

@@ -11,11 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mjd import schemas, scoring
+from mjd import schemas
 from mjd.bias import bias_table
 from mjd.config.schema import Sampling, Softmax, Statistics, System, read_config
 from mjd.distributions import model_judgments
 from mjd.errors import DataError, ModelError
+from mjd.estimators import first_token as scoring
+from mjd.estimators.first_token import Known, PromptSettings, ScoreChunks, StoredScores, item_prompts, score_items
 from mjd.generation import generate_answers
 from mjd.io import read_parquet, to_table, write_parquet
 from mjd.labels import label_set
@@ -23,7 +25,6 @@ from mjd.llm.base import EngineInfo, Generate, Generated, Score, Scored, Usage, 
 from mjd.llm.fake import FakeEngine
 from mjd.llm.store import Store
 from mjd.llm.tally import Tally
-from mjd.scoring import Known, PromptSettings, ScoreChunks, StoredScores, item_prompts, score_items
 
 CONFIG = read_config("config/config.yaml")
 ITEMS = pd.DataFrame({"uid": ["i1", "i2"], "premise": ["P one.", "P two."], "hypothesis": ["H one.", "H two."]})

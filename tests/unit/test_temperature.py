@@ -7,7 +7,7 @@ import pytest
 from mjd.config.schema import FittedSoftmax, Softmax, read_config
 from mjd.distributions import softmax
 from mjd.errors import DataError
-from mjd.temperature import HIGHEST, LOWEST, cross_fitted_judgments, fit_temperature, judge
+from mjd.estimators.calibration import HIGHEST, LOWEST, cross_fitted_judgments, fit_temperature, judge
 
 LABELS = read_config("config/config.yaml").labels
 FOLDS = FittedSoftmax(kind="softmax-cv", folds=4)

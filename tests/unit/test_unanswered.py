@@ -16,6 +16,7 @@ from mjd import bias, convergence
 from mjd.config.schema import Llm, Prices, Sampling, Softmax, Statistics, System, load_config, read_config
 from mjd.distributions import model_judgments
 from mjd.errors import DataError, ModelError
+from mjd.estimators.first_token import PromptSettings, ScoreChunks, StoredScores, score_items
 from mjd.evaluation.comparison import compare
 from mjd.explanations import candidates, select
 from mjd.finetune import FineTuningRun
@@ -29,7 +30,6 @@ from mjd.llm.openai_engine import OpenAiEngine
 from mjd.llm.store import Store
 from mjd.llm.tally import Tally
 from mjd.plots import plot_convergence
-from mjd.scoring import PromptSettings, ScoreChunks, StoredScores, score_items
 from mjd.unanswered import UnansweredPrompts
 from tests.openai.injecting_proxy import InjectingProxy
 from tests.unit.test_openai_engine import Site, completion

@@ -2,9 +2,9 @@
 
 from mjd import schemas
 from mjd.config.schema import transform_of
+from mjd.estimators.calibration import judge
 from mjd.io import read_parquet, read_provenance, write_parquet
 from mjd.job import job, labels_of, log, provenance
-from mjd.temperature import judge
 
 with job(snakemake):
     labels = labels_of(snakemake)

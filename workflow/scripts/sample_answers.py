@@ -2,12 +2,12 @@
 
 from mjd import first_token
 from mjd.config.schema import Analyses
+from mjd.estimators.first_token import PromptSettings
 from mjd.io import read_parquet, write_parquet
 from mjd.job import engine_of, job, labels_of, provenance, train_items, unanswered_prompts
 from mjd.llm.store import Store
 from mjd.llm.tally import Tally
 from mjd.prompts.templates import prompts_from
-from mjd.scoring import PromptSettings
 from mjd.settings import check
 
 with job(snakemake), Store(snakemake.params.store) as store:
