@@ -13,8 +13,9 @@ import pandas as pd
 import pyarrow as pa
 
 from mjd.config.schema import Statistics, System
-from mjd.distributions import Floats, fill_bounds, fully_crossed, softmax
+from mjd.distributions import Floats
 from mjd.errors import DataError
+from mjd.estimators.aggregation import fill_bounds, fully_crossed, softmax
 from mjd.evaluation import statistics as stats
 from mjd.evaluation.metrics import distance_correlation, kl_divergence, total_variation_distance
 from mjd.labels import LabelSet

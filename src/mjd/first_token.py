@@ -12,7 +12,7 @@ import pyarrow as pa
 from scipy.stats import binomtest
 
 from mjd.config.schema import Analyses, System
-from mjd.distributions import fill_bounds
+from mjd.estimators.aggregation import fill_bounds
 from mjd.estimators.first_token import PromptSettings, item_prompts, top_tokens, warn_of_low_mass
 from mjd.generation import ask
 from mjd.llm.base import Engine, Generate, Message

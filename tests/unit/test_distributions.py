@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from mjd.config.schema import Norm, Softmax, read_config
-from mjd.distributions import aligned, fill_bounds, from_counts, model_judgments, softmax, transform, uniform
+from mjd.distributions import aligned, from_counts, uniform
 from mjd.errors import DataError
+from mjd.estimators.aggregation import fill_bounds, model_judgments, softmax, transform
 
 LABELS = read_config("config/config.yaml").labels
 

@@ -14,9 +14,9 @@ import pytest
 from mjd import schemas
 from mjd.bias import bias_table
 from mjd.config.schema import Sampling, Softmax, Statistics, System, read_config
-from mjd.distributions import model_judgments
 from mjd.errors import DataError, ModelError
 from mjd.estimators import first_token as scoring
+from mjd.estimators.aggregation import model_judgments
 from mjd.estimators.first_token import Known, PromptSettings, ScoreChunks, StoredScores, item_prompts, score_items
 from mjd.generation import generate_answers
 from mjd.io import read_parquet, to_table, write_parquet

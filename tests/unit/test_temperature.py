@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 from mjd.config.schema import FittedSoftmax, Softmax, read_config
-from mjd.distributions import softmax
 from mjd.errors import DataError
+from mjd.estimators.aggregation import softmax
 from mjd.estimators.calibration import HIGHEST, LOWEST, cross_fitted_judgments, fit_temperature, judge
 
 LABELS = read_config("config/config.yaml").labels

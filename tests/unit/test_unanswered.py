@@ -14,8 +14,8 @@ import pytest
 
 from mjd import bias, convergence
 from mjd.config.schema import Llm, Prices, Sampling, Softmax, Statistics, System, load_config, read_config
-from mjd.distributions import model_judgments
 from mjd.errors import DataError, ModelError
+from mjd.estimators.aggregation import model_judgments
 from mjd.estimators.first_token import PromptSettings, ScoreChunks, StoredScores, score_items
 from mjd.evaluation.comparison import compare
 from mjd.explanations import candidates, select

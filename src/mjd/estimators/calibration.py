@@ -12,8 +12,9 @@ from scipy.optimize import minimize_scalar
 from scipy.stats import gmean
 
 from mjd.config.schema import FittedSoftmax, Transform
-from mjd.distributions import Floats, Ints, fill_bounds, model_judgments, score_matrix, softmax
+from mjd.distributions import Floats, Ints
 from mjd.errors import DataError
+from mjd.estimators.aggregation import fill_bounds, model_judgments, score_matrix, softmax
 from mjd.evaluation.metrics import kl_divergence
 from mjd.labels import LabelSet
 
