@@ -14,7 +14,7 @@ from scipy.stats import binomtest
 from mjd.config.schema import Analyses, System
 from mjd.estimators.aggregation import fill_bounds
 from mjd.estimators.first_token import PromptSettings, item_prompts, top_tokens, warn_of_low_mass
-from mjd.generation import ask
+from mjd.explanations.generation import ask
 from mjd.llm.base import Engine, Generate, Message
 from mjd.llm.store import Store
 from mjd.llm.tally import Tally

@@ -9,7 +9,7 @@ import pandas as pd
 
 from mjd.config.schema import Config
 from mjd.errors import DataError
-from mjd.explanations import wanted_labels
+from mjd.explanations.selection import wanted_labels
 from mjd.labels import LabelSet
 from mjd.orders import Orders, cure, too_many
 
@@ -21,7 +21,7 @@ def explanations_per_item(
     human_explanations: pd.DataFrame,
     labels: LabelSet,
 ) -> Mapping[str, int]:
-    """How many explanations a prompt of each item shows, by uid; arguments as for `mjd.explanations.wanted_labels`.
+    """How many explanations a prompt of each item shows, by uid; arguments as for `mjd.explanations.selection.wanted_labels`.
 
     Raises:
         DataError: an item has no human explanation where the source needs one.

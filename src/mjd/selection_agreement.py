@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pandas as pd
 import pyarrow as pa
 
-from mjd.explanations import Selection, candidates, listed_lines, select
+from mjd.explanations.selection import Selection, candidates, listed_lines, select
 from mjd.labels import LabelSet
 
 _INDENTED_ITEM = re.compile(r"^\s+(?:[*\-+•–]|\d{1,2}[.)])\s+(?P<text>\S.*?)\s*$", re.MULTILINE)
@@ -36,10 +36,10 @@ class PublishedSelection:
 
     Attributes:
         llm: id of the published set; `title` its name for people.
-        wanted: labels wanted for each uid, in the order shown (`mjd.explanations.wanted_labels`).
+        wanted: labels wanted for each uid, in the order shown (`mjd.explanations.selection.wanted_labels`).
         theirs: the authors' selection: uid, position, label, text.
         answers: the raw answers: uid, label, text.
-        line_breaks: how `longest` counts (`mjd.explanations.rank_candidates`).
+        line_breaks: how `longest` counts (`mjd.explanations.selection.rank_candidates`).
     """
 
     llm: str

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from mjd.config.schema import read_config
 from mjd.errors import DataError
-from mjd.explanations import (
+from mjd.explanations.selection import (
     candidates,
     check_sources,
     is_refusal,

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from mjd.config.schema import Llm
 from mjd.errors import ModelError
-from mjd.explanations import parse_candidates
+from mjd.explanations.selection import parse_candidates
 from mjd.llm.base import Generate, Message, Score, Scored, Workplace
 from mjd.llm.transformers_engine import TransformersEngine
 from mjd.llm.vllm_engine import VllmEngine

@@ -30,7 +30,7 @@ from mjd.config.schema import ItemsData, PairsData, Sampling, Task, read_config
 from mjd.data.loaders import load_items, load_pairs
 from mjd.errors import DataError
 from mjd.estimators.first_token import PromptSettings, item_prompts
-from mjd.generation import explain_requests
+from mjd.explanations.generation import explain_requests
 from mjd.io import read_parquet, write_parquet
 from mjd.settings import check
 

@@ -18,7 +18,7 @@ from mjd.errors import DataError, ModelError
 from mjd.estimators import first_token as scoring
 from mjd.estimators.aggregation import model_judgments
 from mjd.estimators.first_token import Known, PromptSettings, ScoreChunks, StoredScores, item_prompts, score_items
-from mjd.generation import generate_answers
+from mjd.explanations.generation import generate_answers
 from mjd.io import read_parquet, to_table, write_parquet
 from mjd.labels import label_set
 from mjd.llm.base import EngineInfo, Generate, Generated, Score, Scored, Usage, request_key

@@ -18,9 +18,9 @@ from mjd.errors import DataError, ModelError
 from mjd.estimators.aggregation import model_judgments
 from mjd.estimators.first_token import PromptSettings, ScoreChunks, StoredScores, score_items
 from mjd.evaluation.comparison import compare
-from mjd.explanations import candidates, select
+from mjd.explanations.generation import generate_answers
+from mjd.explanations.selection import candidates, select
 from mjd.finetune import FineTuningRun
-from mjd.generation import generate_answers
 from mjd.io import write_parquet
 from mjd.job import token_counter
 from mjd.llm.base import Generate, Message, Score, Unanswered, Workplace

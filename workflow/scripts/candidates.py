@@ -1,7 +1,7 @@
 """Adapter of rule candidates."""
 
 from mjd import schemas
-from mjd.explanations import candidates, without_answer
+from mjd.explanations.selection import candidates, without_answer
 from mjd.io import read_parquet, read_provenance, write_parquet
 from mjd.job import job, log, provenance
 

@@ -2,7 +2,7 @@
 
 from mjd import schemas
 from mjd.config.schema import Sampling
-from mjd.generation import generate_answers
+from mjd.explanations.generation import generate_answers
 from mjd.io import read_parquet, write_parquet
 from mjd.job import engine_of, job, labels_of, provenance, train_items, unanswered_prompts
 from mjd.llm.store import Store

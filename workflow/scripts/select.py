@@ -1,7 +1,7 @@
 """Adapter of rule select."""
 
 from mjd import schemas
-from mjd.explanations import select, wanted_labels
+from mjd.explanations.selection import select, wanted_labels
 from mjd.io import read_parquet, write_parquet
 from mjd.job import job, labels_of, provenance, train_items, unanswered_prompts
 

@@ -11,7 +11,7 @@ import pandas as pd
 
 from mjd.data.public import NLI_LABELS, index_by_text, nli_keys, read_json_lines, text_key
 from mjd.errors import DataError
-from mjd.explanations import Selection, wanted_labels
+from mjd.explanations.selection import Selection, wanted_labels
 from mjd.labels import LabelSet
 from mjd.registry import PublishedSet
 from mjd.selection_agreement import PublishedSelection
