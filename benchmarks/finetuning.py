@@ -22,10 +22,7 @@ import pandas as pd
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trainer, TrainingArguments
 
-from mjd.classifier import encode, load_encoder, save_classifier
-from mjd.config.schema import FineTuning, read_config
-from mjd.distributions import from_counts
-from mjd.finetune import (
+from mjd.classifiers.finetuning import (
     MAX_GRADIENT_NORM,
     WEIGHT_DECAY,
     FineTuningJob,
@@ -35,6 +32,9 @@ from mjd.finetune import (
     soft_cross_entropy,
     train_steps,
 )
+from mjd.classifiers.model import encode, load_encoder, save_classifier
+from mjd.config.schema import FineTuning, read_config
+from mjd.distributions import from_counts
 from mjd.io import read_parquet
 from mjd.labels import LabelSet
 

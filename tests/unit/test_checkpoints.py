@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import BartConfig, BartModel, BertTokenizer
 
 from mjd.backends.checkpoints import load_tokenizer
-from mjd.classifier import encode, load_encoder, predict
+from mjd.classifiers.model import encode, load_encoder, predict
 from mjd.config.schema import Llm
 from mjd.data.models import check_model_directory
 from mjd.errors import ModelError

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from mjd.backends.devices import resolve_device, set_threads
-from mjd.classifier import (
+from mjd.classifiers.model import (
     EncodedTexts,
     check_label_order,
     collate,

@@ -11,10 +11,11 @@ import pandas as pd
 import pytest
 import torch
 
-from mjd import classifier, io, schemas
-from mjd.classifier import encode, load_encoder, predict, save_classifier
+from mjd import io, schemas
+from mjd.classifiers import model as classifier
+from mjd.classifiers.evaluation import finetuning_table, ood_table, predict_systems, summarise_seeds
+from mjd.classifiers.model import encode, load_encoder, predict, save_classifier
 from mjd.errors import DataError, ModelError
-from mjd.evaluate import finetuning_table, ood_table, predict_systems, summarise_seeds
 from mjd.evaluation.metrics import entropy
 from mjd.labels import LabelSet
 

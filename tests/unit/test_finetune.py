@@ -20,13 +20,9 @@ import pytest
 import torch
 from transformers import AutoTokenizer, PreTrainedModel
 
-from mjd import finetune, io, schemas
-from mjd.classifier import encode, load_encoder, predict
-from mjd.config.schema import BaseClassifier, FineTuning
-from mjd.distributions import from_counts
-from mjd.errors import DataError, ModelError
-from mjd.evaluation.metrics import cross_entropy, entropy, f1, majority
-from mjd.finetune import (
+from mjd import io, schemas
+from mjd.classifiers import finetuning as finetune
+from mjd.classifiers.finetuning import (
     FineTuningJob,
     FineTuningRun,
     bucketed_batches,
@@ -36,7 +32,12 @@ from mjd.finetune import (
     train_base,
     train_steps,
 )
-from mjd.finished_runs import FinishedRuns
+from mjd.classifiers.model import encode, load_encoder, predict
+from mjd.classifiers.resume import FinishedRuns
+from mjd.config.schema import BaseClassifier, FineTuning
+from mjd.distributions import from_counts
+from mjd.errors import DataError, ModelError
+from mjd.evaluation.metrics import cross_entropy, entropy, f1, majority
 from mjd.labels import LabelSet
 from mjd.runtime.locks import only_process
 
@@ -433,7 +434,7 @@ def test_worker_processes_give_the_same_courses_in_order(
 @pytest.mark.slow
 def test_workers_end_with_a_killed_job() -> None:
     job = (
-        "import os, time, loky; from mjd.finetune import _start_worker\n"
+        "import os, time, loky; from mjd.classifiers.finetuning import _start_worker\n"
         "pool = loky.ProcessPoolExecutor(1, initializer=_start_worker, initargs=(None, os.getpid()))\n"
         "print(pool.submit(os.getpid).result(), flush=True); pool.submit(time.sleep, 600).result()"
     )

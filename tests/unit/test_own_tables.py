@@ -25,7 +25,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mjd import schemas
-from mjd.classifier import encode
+from mjd.classifiers.model import encode
 from mjd.config.schema import ItemsData, PairsData, Sampling, Task, read_config
 from mjd.data.loaders import load_items, load_pairs
 from mjd.errors import DataError

@@ -6,8 +6,8 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from mjd import tables
-from mjd.evaluate import FINETUNING_METRICS
+from mjd.classifiers import tables
+from mjd.classifiers.evaluation import FINETUNING_METRICS
 from mjd.io import to_table, write_parquet
 
 SYSTEMS = [("base", "Base", None), ("a", "System A", "human"), ("human", "Human", None)]

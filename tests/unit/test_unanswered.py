@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 from mjd import bias, convergence
+from mjd.classifiers.finetuning import FineTuningRun
 from mjd.config.schema import Llm, Prices, Sampling, Softmax, Statistics, System, load_config, read_config
 from mjd.errors import DataError, ModelError
 from mjd.estimators.aggregation import model_judgments
@@ -20,7 +21,6 @@ from mjd.estimators.first_token import PromptSettings, ScoreChunks, StoredScores
 from mjd.evaluation.comparison import compare
 from mjd.explanations.generation import generate_answers
 from mjd.explanations.selection import candidates, select
-from mjd.finetune import FineTuningRun
 from mjd.io import write_parquet
 from mjd.job import token_counter
 from mjd.llm.base import Generate, Message, Score, Unanswered, Workplace

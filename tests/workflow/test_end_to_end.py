@@ -11,8 +11,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from mjd.classifiers.evaluation import finetuning_table
 from mjd.config.schema import read_config
-from mjd.evaluate import finetuning_table
 from mjd.evaluation.metrics import entropy
 from mjd.io import read_parquet, read_provenance
 from tests.workflow.conftest import Run

@@ -1,8 +1,8 @@
 """Adapter of rule finetune."""
 
 from mjd import schemas
+from mjd.classifiers.finetuning import FineTuningJob, FineTuningRun, finetune_systems
 from mjd.config.schema import FineTuning, load_config
-from mjd.finetune import FineTuningJob, FineTuningRun, finetune_systems
 from mjd.io import read_parquet, write_parquet
 from mjd.job import encoder_settings, job, labels_of, parallel_runs, provenance, unanswered_prompts
 from mjd.settings import check

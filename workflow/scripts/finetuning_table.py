@@ -1,7 +1,7 @@
 """Adapter of rule finetuning_table."""
 
-from mjd import tables
-from mjd.evaluate import finetuning_table
+from mjd.classifiers import tables
+from mjd.classifiers.evaluation import finetuning_table
 from mjd.io import read_parquet, write_csv, write_parquet
 from mjd.job import job, labels_of, provenance
 

@@ -1,7 +1,7 @@
 """Adapter of rule predict."""
 
 from mjd import schemas
-from mjd.evaluate import predict_systems
+from mjd.classifiers.evaluation import predict_systems
 from mjd.io import read_parquet, write_parquet
 from mjd.job import encoder_settings, job, labels_of, provenance
 

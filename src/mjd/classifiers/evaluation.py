@@ -84,7 +84,7 @@ def predict_systems(
         ModelError: a checkpoint cannot be used.
     """
     # Imported here: the tables below are made without torch and transformers, seconds of import.
-    from mjd.classifier import encode, load_encoder, predict, warn_of_truncation
+    from mjd.classifiers.model import encode, load_encoder, predict, warn_of_truncation
 
     texts = _evaluation_texts(items, ood, text_fields)
     encoder_dir, head_seeds = zero_shot

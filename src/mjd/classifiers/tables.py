@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from mjd.evaluate import FINETUNING_COUNTS, FINETUNING_METRICS, OOD_COUNTS, OOD_METRICS, summarise_seeds
+from mjd.classifiers.evaluation import FINETUNING_COUNTS, FINETUNING_METRICS, OOD_COUNTS, OOD_METRICS, summarise_seeds
 from mjd.evaluation import statistics as stats
 from mjd.evaluation.comparison import SIGNIFICANCE
 from mjd.io import read_parquet, read_provenance

@@ -24,7 +24,8 @@ import torch
 from transformers import PreTrainedModel, get_linear_schedule_with_warmup
 
 from mjd import __version__, schemas
-from mjd.classifier import (
+from mjd.classifiers.evaluation import warn_of_near_ties
+from mjd.classifiers.model import (
     EncodedTexts,
     collate,
     encode,
@@ -34,12 +35,11 @@ from mjd.classifier import (
     save_classifier,
     warn_of_truncation,
 )
+from mjd.classifiers.resume import FinishedRuns
 from mjd.config.schema import BaseClassifier, FineTuning
 from mjd.distributions import Floats, Ints, aligned, from_counts
 from mjd.errors import DataError, ModelError
-from mjd.evaluate import warn_of_near_ties
 from mjd.evaluation.metrics import HUMAN_TIE, PREDICTED_TIE, Bools, cross_entropy, f1, share_of_ties, top_labels
-from mjd.finished_runs import FinishedRuns
 from mjd.io import Provenance
 from mjd.labels import LabelSet
 from mjd.logs import Progress
