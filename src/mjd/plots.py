@@ -15,7 +15,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mjd.convergence import ONE_PROMPT
+from mjd.analyses.convergence import ONE_PROMPT
 from mjd.io import atomic_path
 
 # Okabe and Ito's palette, distinguishable with every common colour vision.
@@ -45,7 +45,7 @@ def plot_convergence(table: pd.DataFrame, titles: dict[str, str], paths: list[Pa
     """Error of the MJD against the number of prompts, one line a scorer, with intervals over items.
 
     Args:
-        table: schema `mjd.convergence.schema`.
+        table: schema `mjd.analyses.convergence.schema`.
         titles: scorer -> title.
         paths: files to write.
     """

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mjd.bias import SHARES, bias_table, design, place_probabilities, schema, variance_shares
+from mjd.analyses.bias import SHARES, bias_table, design, place_probabilities, schema, variance_shares
 from mjd.config.schema import Statistics, System, read_config
 from mjd.errors import DataError
 from mjd.io import to_table

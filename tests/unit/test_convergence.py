@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from mjd.analyses.convergence import ONE_PROMPT, arrange, convergence_rows, convergence_table, schema
 from mjd.config.schema import Statistics, System, read_config
-from mjd.convergence import ONE_PROMPT, arrange, convergence_rows, convergence_table, schema
 from mjd.errors import DataError
 from mjd.io import to_table
 

@@ -6,9 +6,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from mjd.analyses.first_token_agreement import (
+    Variant,
+    answer_letter,
+    answers_schema,
+    first_token_table,
+    sample_answers,
+    schema,
+)
 from mjd.config.schema import Analyses, System, read_config
 from mjd.estimators.first_token import PromptSettings, ScoreChunks, score_items
-from mjd.first_token import Variant, answer_letter, answers_schema, first_token_table, sample_answers, schema
 from mjd.io import to_table
 from mjd.llm.fake import FakeEngine
 from mjd.llm.store import Store

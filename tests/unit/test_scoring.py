@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mjd import schemas
-from mjd.bias import bias_table
+from mjd.analyses.bias import bias_table
 from mjd.config.schema import Sampling, Softmax, Statistics, System, read_config
 from mjd.errors import DataError, ModelError
 from mjd.estimators import first_token as scoring

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mjd import bias, convergence
+from mjd.analyses import bias, convergence
 from mjd.classifiers.finetuning import FineTuningRun
 from mjd.config.schema import Llm, Prices, Sampling, Softmax, Statistics, System, load_config, read_config
 from mjd.errors import DataError, ModelError

@@ -1,6 +1,6 @@
 """Adapter of rule bias."""
 
-from mjd import bias
+from mjd.analyses import bias
 from mjd.config.schema import Statistics, System
 from mjd.io import read_parquet, write_csv, write_parquet
 from mjd.job import job, labels_of, provenance, unanswered_prompts

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from mjd import convergence
+from mjd.analyses import convergence
 from mjd.config.schema import Statistics, System
 from mjd.io import read_parquet, write_csv, write_parquet
 from mjd.job import job, labels_of, provenance, train_items

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from mjd import first_token
+from mjd.analyses import first_token_agreement as first_token
 from mjd.config.schema import System
 from mjd.io import read_parquet, write_csv, write_parquet
 from mjd.job import job, provenance

@@ -1,6 +1,6 @@
 """Adapter of rule sample_answers."""
 
-from mjd import first_token
+from mjd.analyses import first_token_agreement as first_token
 from mjd.config.schema import Analyses
 from mjd.estimators.first_token import PromptSettings
 from mjd.io import read_parquet, write_parquet
