@@ -10,8 +10,8 @@ from mjd.data.loaders import load_items
 from mjd.distributions import from_counts
 from mjd.evaluation.comparison import compare
 from mjd.job import train_items
-from mjd.published_comparison import compare_published, read_published
-from mjd.published_tables import PUBLISHED_DIR, comparable, read_reading
+from mjd.reproduction.published_comparison import compare_published, read_published
+from mjd.reproduction.published_tables import PUBLISHED_DIR, comparable, read_reading
 from tests.real.conftest import SourceDirectory
 
 pytestmark = pytest.mark.real

@@ -10,9 +10,9 @@ import pytest
 from mjd import registry
 from mjd.config.schema import Config, ItemsData, source_ids
 from mjd.data.loaders import load_items, load_published_answers
-from mjd.data.published import load_published_selections
 from mjd.job import train_items
-from mjd.selection_agreement import PublishedSelection, compare_selections
+from mjd.reproduction.published_answers import load_published_selections
+from mjd.reproduction.selection_agreement import PublishedSelection, compare_selections
 from tests.real.conftest import ROOT, SourceDirectory
 
 pytestmark = pytest.mark.real

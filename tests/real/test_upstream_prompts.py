@@ -11,7 +11,9 @@ import pytest
 from mjd import registry
 from mjd.config.schema import Config
 from mjd.data.public import ITEMS_FILE, read_json_lines
-from mjd.data.upstream_prompts import (
+from mjd.errors import DownloadError
+from mjd.prompts.templates import Explanation, score_prompts
+from mjd.reproduction.upstream_prompts import (
     EXPLICIT,
     IMPLICIT,
     LABEL_WORDS,
@@ -21,8 +23,6 @@ from mjd.data.upstream_prompts import (
     parse_notebook,
     read_prompts,
 )
-from mjd.errors import DownloadError
-from mjd.prompts.templates import Explanation, score_prompts
 from tests.real.conftest import ROOT, SourceDirectory
 
 pytestmark = pytest.mark.real

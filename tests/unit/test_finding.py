@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 from mjd.config.schema import Statistics, System, read_config
-from mjd.finding import NOISE, cases, finding_table, lines, schema, verdict_alike, verdict_better
 from mjd.io import to_table
+from mjd.reproduction.finding import NOISE, cases, finding_table, lines, schema, verdict_alike, verdict_better
 from tests.unit.test_stats import noise
 
 LABELS = read_config("config/config.yaml").labels

@@ -9,8 +9,8 @@ import pytest
 
 from mjd.errors import DataError
 from mjd.io import to_table, write_csv
-from mjd.published_comparison import compare_published, read_published, schema
-from mjd.published_tables import PUBLISHED_DIR, Comparable, Reading, read_reading
+from mjd.reproduction.published_comparison import compare_published, read_published, schema
+from mjd.reproduction.published_tables import PUBLISHED_DIR, Comparable, Reading, read_reading
 from mjd.settings import check
 
 GOLDEN = Path(__file__).parents[1] / "golden/published_comparison.csv"

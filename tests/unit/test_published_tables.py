@@ -10,7 +10,7 @@ import yaml
 
 from mjd.config.schema import Config, load_config
 from mjd.errors import ConfigError
-from mjd.published_tables import Note, PublishedColumn, PublishedRow, comparable, read_reading
+from mjd.reproduction.published_tables import Note, PublishedColumn, PublishedRow, comparable, read_reading
 from mjd.settings import check
 
 READING = read_reading()

@@ -7,7 +7,7 @@ import pytest
 
 from mjd.io import to_table
 from mjd.labels import LabelSet
-from mjd.selection_agreement import (
+from mjd.reproduction.selection_agreement import (
     REASONS,
     PublishedSelection,
     agreement_schema,

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from mjd.config.schema import Prompts
-from mjd.data.upstream_prompts import explain_templates, read_prompts, scoring_templates
 from mjd.errors import DataError
 from mjd.labels import LabelSet, label_set
 from mjd.prompts.templates import Explanation, prompts_from, score_prompts, write_prompts
 from mjd.registry import PublishedSet
+from mjd.reproduction.upstream_prompts import explain_templates, read_prompts, scoring_templates
 
 TEXTS = ("premise", "hypothesis")
 SETUP = """\

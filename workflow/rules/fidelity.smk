@@ -1,5 +1,5 @@
 # What the paper published, beside what this configuration makes of the same files.
-from mjd.published_tables import comparable, read_reading
+from mjd.reproduction.published_tables import comparable, read_reading
 
 # Other data sets than the paper's have nothing to compare: `all` leaves these tables out.
 FIDELITY_TABLES = (

@@ -1,9 +1,9 @@
 """Adapter of rule finding_table."""
 
-from mjd import finding
 from mjd.config.schema import Statistics, System
 from mjd.io import read_parquet, write_csv, write_parquet
 from mjd.job import job, labels_of, provenance, train_items, unanswered_prompts
+from mjd.reproduction import finding
 from mjd.settings import check
 
 with job(snakemake):

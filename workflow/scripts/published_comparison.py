@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from mjd import published_comparison as comparison
 from mjd.io import read_parquet, write_csv, write_parquet
 from mjd.job import job, log, provenance
-from mjd.published_tables import Comparable, read_reading
+from mjd.reproduction import published_comparison as comparison
+from mjd.reproduction.published_tables import Comparable, read_reading
 from mjd.settings import check
 
 with job(snakemake):

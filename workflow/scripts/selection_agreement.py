@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from mjd import selection_agreement as agreement
-from mjd.data.published import load_published_selections
 from mjd.io import read_parquet, write_csv, write_parquet
 from mjd.job import job, labels_of, provenance, train_items
 from mjd.registry import PublishedSet
+from mjd.reproduction import selection_agreement as agreement
+from mjd.reproduction.published_answers import load_published_selections
 from mjd.settings import check
 
 with job(snakemake):

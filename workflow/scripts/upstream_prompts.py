@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from mjd.data.public import ITEMS_FILE
-from mjd.data.upstream_prompts import NOTEBOOK_FILE, read_prompts
 from mjd.job import job, labels_of, provenance
 from mjd.prompts.templates import write_prompts
 from mjd.registry import PublishedSet
+from mjd.reproduction.upstream_prompts import NOTEBOOK_FILE, read_prompts
 from mjd.settings import check
 
 with job(snakemake):

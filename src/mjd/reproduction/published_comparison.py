@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 
 from mjd.errors import DataError
-from mjd.published_tables import Comparable, PublishedColumn, Reading
+from mjd.reproduction.published_tables import Comparable, PublishedColumn, Reading
 
 REPRODUCED, DIFFERS, NOT_RUN = "reproduced", "differs", "not run in this configuration"
 

@@ -16,10 +16,10 @@ from typing import Any
 
 from mjd.config.schema import Prompts, check_templates
 from mjd.data.public import nli_keys, read_json_lines, two_texts
-from mjd.data.published import published_spellings
 from mjd.errors import DataError
 from mjd.labels import LabelSet
 from mjd.registry import PublishedSet
+from mjd.reproduction.published_answers import published_spellings
 
 NOTEBOOK_FILE = "MJD-generator/MJD-generator.ipynb"
 LOADER = "prompts mjd-estimator"

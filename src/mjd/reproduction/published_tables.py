@@ -1,6 +1,6 @@
 """How the published tables are read, and which of their rows and columns a configuration can be compared with.
 
-Light on purpose: the Snakefile asks while it builds the DAG. The comparison itself is `mjd.published_comparison`.
+Light on purpose: the Snakefile asks while it builds the DAG. The comparison itself is `mjd.reproduction.published_comparison`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from mjd.config.schema import Config, Softmax, System
 from mjd.settings import Settings, check
 from mjd.yaml_files import read_yaml
 
-PUBLISHED_DIR = Path(__file__).resolve().parents[2] / "resources" / "published"
+PUBLISHED_DIR = Path(__file__).resolve().parents[3] / "resources" / "published"
 OurTable = Literal["distribution_comparison", "finetuning", "ood"]
 
 # Parts of the data that decide each of our tables.

@@ -14,7 +14,7 @@ from mjd.errors import DataError
 from mjd.explanations.selection import Selection, wanted_labels
 from mjd.labels import LabelSet
 from mjd.registry import PublishedSet
-from mjd.selection_agreement import PublishedSelection
+from mjd.reproduction.selection_agreement import PublishedSelection
 
 
 def load_published_answers(
