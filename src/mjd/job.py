@@ -97,7 +97,7 @@ def engine_of(snakemake: Any, store: Store) -> Iterator[Engine]:
     from mjd.llm.engines import build_engine, engine_class
     from mjd.llm.ledger import Ledger
     from mjd.llm.store import one_at_a_time
-    from mjd.prompt_counts import check_prompts_per_item
+    from mjd.planning.prompt_counts import check_prompts_per_item
 
     config = load_config(snakemake.config)
     settings = config.llm_settings(snakemake.wildcards.llm)

@@ -23,7 +23,7 @@ from mjd.labels import LabelSet
 from mjd.llm.base import Message, Score
 from mjd.llm.chat_tokens import ChatTokenizer
 from mjd.llm.transformers_engine import TransformersEngine
-from mjd.plan_state import own_counter
+from mjd.planning.progress import own_counter
 from tests.unit.tiny_llms import save_tiny_llm
 
 Edit = Callable[[Path], object]

@@ -12,7 +12,6 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from mjd import planning
 from mjd.config.schema import Config, load_config
 from mjd.errors import DataError
 from mjd.estimators import first_token as scoring
@@ -20,8 +19,9 @@ from mjd.estimators.first_token import PromptSettings, ScoreChunks, item_prompts
 from mjd.llm.fake import FakeEngine
 from mjd.llm.tally import Tally
 from mjd.orders import Orders, cure, n_distinct_orders, n_distinct_rotations, n_explanation_orders, too_many
-from mjd.planning import Answers, TokenCounter
-from mjd.prompt_counts import check_prompts_per_item
+from mjd.planning import estimate as planning
+from mjd.planning.estimate import Answers, TokenCounter
+from mjd.planning.prompt_counts import check_prompts_per_item
 from mjd.prompts.templates import explanation_orders
 from tests.unit.test_config import values
 

@@ -9,7 +9,6 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from mjd import planning
 from mjd.config.schema import Config, load_config
 from mjd.data.loaders import load_items
 from mjd.estimators.first_token import PromptSettings, item_prompts
@@ -18,8 +17,9 @@ from mjd.llm.base import Generate, Score, Usage, request_key
 from mjd.llm.ledger import Ledger
 from mjd.llm.openai_engine import engine_info
 from mjd.llm.store import Store, request_record
-from mjd.plan_state import Finished, approximate_counter, known_answers, own_counter
-from mjd.planning import PlannedJob
+from mjd.planning import estimate as planning
+from mjd.planning.estimate import PlannedJob
+from mjd.planning.progress import Finished, approximate_counter, known_answers, own_counter
 from tests.unit.test_config import values
 from tests.unit.tiny_llms import save_tiny_llm
 

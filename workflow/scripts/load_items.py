@@ -7,7 +7,7 @@ from mjd.data.overlap import items_report, report_entry
 from mjd.explanations.selection import check_sources
 from mjd.io import write_parquet
 from mjd.job import job, provenance, source_directories, train_items
-from mjd.prompt_counts import check_prompts_per_item
+from mjd.planning.prompt_counts import check_prompts_per_item
 from mjd.settings import check
 
 with job(snakemake):

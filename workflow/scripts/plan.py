@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from mjd import planning
 from mjd.config.schema import load_config
 from mjd.io import read_parquet, write_csv, write_parquet
 from mjd.job import job, log, provenance
-from mjd.plan_state import Finished, counters, known_answers
+from mjd.planning import estimate as planning
+from mjd.planning.progress import Finished, counters, known_answers
 from mjd.prompts.templates import prompts_from
 
 with job(snakemake):

@@ -21,7 +21,7 @@ from mjd.job import train_items
 from mjd.labels import LabelSet
 from mjd.llm.base import Generate, Message, Score
 from mjd.orders import n_distinct_orders, n_distinct_rotations
-from mjd.prompt_counts import check_prompts_per_item
+from mjd.planning.prompt_counts import check_prompts_per_item
 from mjd.prompts.templates import explanation_orders
 from mjd.unanswered import UnansweredPrompts
 
