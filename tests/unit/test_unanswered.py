@@ -29,7 +29,7 @@ from mjd.llm.ledger import Ledger
 from mjd.llm.openai_engine import OpenAiEngine
 from mjd.llm.store import Store
 from mjd.llm.tally import Tally
-from mjd.plots import plot_convergence
+from mjd.report.figures import plot_convergence
 from mjd.unanswered import UnansweredPrompts
 from tests.openai.injecting_proxy import InjectingProxy
 from tests.unit.test_openai_engine import Site, completion

@@ -6,7 +6,7 @@ from mjd.analyses import convergence
 from mjd.config.schema import Statistics, System
 from mjd.io import read_parquet, write_csv, write_parquet
 from mjd.job import job, labels_of, provenance, train_items
-from mjd.plots import plot_convergence
+from mjd.report.figures import plot_convergence
 from mjd.settings import check
 
 with job(snakemake):
