@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from mjd.llm.base import Engine
     from mjd.llm.chat_tokens import ChatTokenizer
     from mjd.llm.store import Store
-    from mjd.llm.tally import Tally
-    from mjd.unanswered import UnansweredPrompts
+    from mjd.llm.unanswered import UnansweredPrompts
+    from mjd.llm.usage import Tally
 
 log = logging.getLogger("mjd")
 
@@ -157,7 +157,7 @@ def unanswered_prompts(snakemake: Any) -> UnansweredPrompts:
 
     The policy is no parameter of a rule: changing it runs no finished job again.
     """
-    from mjd.unanswered import UnansweredPrompts
+    from mjd.llm.unanswered import UnansweredPrompts
 
     return UnansweredPrompts(load_config(snakemake.config).unanswered)
 

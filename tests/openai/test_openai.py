@@ -16,7 +16,7 @@ from mjd.estimators.first_token import PromptSettings, StoredScores, score_items
 from mjd.job import train_items
 from mjd.llm.base import Generate, Score, Scored
 from mjd.llm.store import Store
-from mjd.llm.tally import Tally
+from mjd.llm.usage import Tally
 from tests.conftest import N_ITEMS
 from tests.openai.conftest import EngineAt, scored
 from tests.openai.servers import FaultProxy, VllmServer

@@ -19,7 +19,7 @@ from mjd.estimators.first_token import PromptSettings, ScoreChunks, score_items
 from mjd.io import to_table
 from mjd.llm.fake import FakeEngine
 from mjd.llm.store import Store
-from mjd.llm.tally import Tally
+from mjd.llm.usage import Tally
 
 CONFIG = read_config("config/config.yaml")
 LABELS = CONFIG.labels

@@ -17,7 +17,7 @@ from mjd.errors import DataError
 from mjd.estimators import first_token as scoring
 from mjd.estimators.first_token import PromptSettings, ScoreChunks, item_prompts, n_prompts, score_items
 from mjd.llm.fake import FakeEngine
-from mjd.llm.tally import Tally
+from mjd.llm.usage import Tally
 from mjd.orders import Orders, cure, n_distinct_orders, n_distinct_rotations, n_explanation_orders, too_many
 from mjd.planning import estimate as planning
 from mjd.planning.estimate import Answers, TokenCounter

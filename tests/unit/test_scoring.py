@@ -24,7 +24,7 @@ from mjd.labels import label_set
 from mjd.llm.base import EngineInfo, Generate, Generated, Score, Scored, Usage, request_key
 from mjd.llm.fake import FakeEngine
 from mjd.llm.store import Store
-from mjd.llm.tally import Tally
+from mjd.llm.usage import Tally
 
 CONFIG = read_config("config/config.yaml")
 ITEMS = pd.DataFrame({"uid": ["i1", "i2"], "premise": ["P one.", "P two."], "hypothesis": ["H one.", "H two."]})

@@ -28,9 +28,9 @@ from mjd.llm.fake import FakeEngine
 from mjd.llm.ledger import Ledger
 from mjd.llm.openai_engine import OpenAiEngine
 from mjd.llm.store import Store
-from mjd.llm.tally import Tally
+from mjd.llm.unanswered import UnansweredPrompts
+from mjd.llm.usage import Tally
 from mjd.report.figures import plot_convergence
-from mjd.unanswered import UnansweredPrompts
 from tests.openai.injecting_proxy import InjectingProxy
 from tests.unit.test_openai_engine import Site, completion
 from tests.unit.tiny_llms import save_tiny_llm

@@ -6,7 +6,7 @@ from mjd.explanations.generation import generate_answers
 from mjd.io import read_parquet, write_parquet
 from mjd.job import engine_of, job, labels_of, provenance, train_items, unanswered_prompts
 from mjd.llm.store import Store
-from mjd.llm.tally import Tally
+from mjd.llm.usage import Tally
 from mjd.prompts.templates import prompts_from
 from mjd.settings import check
 

@@ -16,10 +16,10 @@ from mjd.estimators.aggregation import fill_bounds
 from mjd.estimators.first_token import PromptSettings, item_prompts, top_tokens, warn_of_low_mass
 from mjd.explanations.generation import ask
 from mjd.llm.base import Engine, Generate, Message
+from mjd.llm.reasoning import after_reasoning
 from mjd.llm.store import Store
-from mjd.llm.tally import Tally
-from mjd.reasoning import after_reasoning
-from mjd.unanswered import UnansweredPrompts
+from mjd.llm.unanswered import UnansweredPrompts
+from mjd.llm.usage import Tally
 
 VARIANT = ("scorer", "generator", "source", "selection", "mode")
 
@@ -72,7 +72,7 @@ class Variant:
 def answer_letter(text: str, letters: Sequence[str]) -> str | None:
     """The first option letter that stands alone in an answer (`B`, `(B)`, `B. neutral`); None if there is none.
 
-    Letters within reasoning (`mjd.reasoning`) are no answer. An article ("A neutral answer") is no letter; "A is right"
+    Letters within reasoning (`mjd.llm.reasoning`) are no answer. An article ("A neutral answer") is no letter; "A is right"
     and "A or B" start with one.
     """
     text = after_reasoning(text) or ""

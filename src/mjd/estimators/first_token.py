@@ -15,19 +15,19 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mjd import reasoning
 from mjd.config.schema import Prompts
 from mjd.errors import DataError, ModelError
 from mjd.io import atomic_path, read_table
 from mjd.labels import LabelSet
+from mjd.llm import reasoning
 from mjd.llm.base import Engine, Generate, Generated, Score, Scored, Unanswered, request_key
 from mjd.llm.logprobs import is_usable_score
 from mjd.llm.store import Store, request_record
-from mjd.llm.tally import Tally
+from mjd.llm.unanswered import UnansweredPrompts
+from mjd.llm.usage import Tally
 from mjd.logs import Progress
 from mjd.orders import n_explanation_orders
 from mjd.prompts.templates import Explanation, ScorePrompt, first_score_prompt, score_prompts
-from mjd.unanswered import UnansweredPrompts
 
 log = logging.getLogger(__name__)
 

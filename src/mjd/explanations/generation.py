@@ -13,10 +13,10 @@ from mjd.config.schema import Prompts, Sampling
 from mjd.labels import LabelSet
 from mjd.llm.base import Engine, Generate, Unanswered, request_key
 from mjd.llm.store import Store, request_record
-from mjd.llm.tally import Tally
+from mjd.llm.unanswered import UnansweredPrompts
+from mjd.llm.usage import Tally
 from mjd.logs import Progress, named
 from mjd.prompts.templates import explain_prompt
-from mjd.unanswered import UnansweredPrompts
 
 log = logging.getLogger(__name__)
 

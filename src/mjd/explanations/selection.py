@@ -12,9 +12,9 @@ import pandas as pd
 
 from mjd.errors import DataError
 from mjd.labels import LabelSet
+from mjd.llm.reasoning import after_reasoning
+from mjd.llm.unanswered import UnansweredPrompts
 from mjd.logs import named
-from mjd.reasoning import after_reasoning
-from mjd.unanswered import UnansweredPrompts
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ Selection = Literal["first", "longest"]
 def parse_candidates(answer: str) -> list[str]:
     """Candidate explanations of one answer: its bullet or numbered lines; a list-less answer is one candidate.
 
-    Reasoning that a model writes before its answer holds none, see `mjd.reasoning`. A list-less answer that keeps its
+    Reasoning that a model writes before its answer holds none, see `mjd.llm.reasoning`. A list-less answer that keeps its
     line breaks (two spaces before each, as Markdown wants) is a list without bullets. A cut-off last line stays a
     candidate, as in the reference implementation. An empty answer has none.
     """

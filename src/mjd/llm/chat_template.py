@@ -10,7 +10,7 @@ import jinja2.meta
 
 from mjd import registry
 from mjd.errors import ConfigError
-from mjd.reasoning import opens_reasoning
+from mjd.llm.reasoning import opens_reasoning
 
 Value = bool | int | float | str
 

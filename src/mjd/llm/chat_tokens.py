@@ -13,10 +13,11 @@ from typing import Any
 
 from jinja2 import TemplateError
 
-from mjd import reasoning, registry
+from mjd import registry
 from mjd.backends.checkpoints import load_tokenizer
 from mjd.errors import ModelError
 from mjd.llm import chat_template as templates
+from mjd.llm import reasoning
 from mjd.llm.base import Generate, Message, Score
 from mjd.llm.letters import LetterTokens, check_distinct, spellings
 from mjd.llm.markers import Markers

@@ -13,7 +13,7 @@ from mjd.llm.base import Generate, Generated, Message, Score, Scored, Usage
 from mjd.llm.logprobs import ROUNDING, is_meant
 from mjd.llm.openai_errors import MissingLogprobsError, NoLetterError, UnreadableReplyError, WithheldReplyError
 from mjd.llm.openai_usage import bytes_count, read_usage
-from mjd.reasoning import after_reasoning
+from mjd.llm.reasoning import after_reasoning
 
 ENDPOINT: Literal["/v1/chat/completions"] = "/v1/chat/completions"
 # Tokens that a chat template adds around a message, at most.

@@ -20,10 +20,10 @@ from mjd.explanations.selection import candidates, select, wanted_labels
 from mjd.job import train_items
 from mjd.labels import LabelSet
 from mjd.llm.base import Generate, Message, Score
+from mjd.llm.unanswered import UnansweredPrompts
 from mjd.orders import n_distinct_orders, n_distinct_rotations
 from mjd.planning.prompt_counts import check_prompts_per_item
 from mjd.prompts.templates import explanation_orders
-from mjd.unanswered import UnansweredPrompts
 
 # What stands in for an explanation where a data set holds none at all.
 _FILLER = "- " + "word " * 20
