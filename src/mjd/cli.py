@@ -15,8 +15,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from mjd.errors import MjdError
-from mjd.llm.store import Store
-from mjd.llm.upkeep import Filter, export, prune, stats, verify
+from mjd.llm.store.maintenance import Filter, export, prune, stats, verify
+from mjd.llm.store.replies import Store
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

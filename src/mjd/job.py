@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from mjd.llm.base import Engine
     from mjd.llm.chat_tokens import ChatTokenizer
-    from mjd.llm.store import Store
+    from mjd.llm.store.replies import Store
     from mjd.llm.unanswered import UnansweredPrompts
     from mjd.llm.usage import Tally
 
@@ -95,8 +95,8 @@ def engine_of(snakemake: Any, store: Store) -> Iterator[Engine]:
     """
     from mjd.llm.base import Workplace
     from mjd.llm.engines import build_engine, engine_class
-    from mjd.llm.ledger import Ledger
-    from mjd.llm.store import one_at_a_time
+    from mjd.llm.store.ledger import Ledger
+    from mjd.llm.store.replies import one_at_a_time
     from mjd.planning.prompt_counts import check_prompts_per_item
 
     config = load_config(snakemake.config)

@@ -11,9 +11,9 @@ import pytest
 
 from mjd.config.schema import Llm, Prices
 from mjd.llm.base import Engine, Score, Scored, Workplace
-from mjd.llm.ledger import Ledger
 from mjd.llm.openai_engine import OpenAiEngine
-from mjd.llm.store import Store
+from mjd.llm.store.ledger import Ledger
+from mjd.llm.store.replies import Store
 from mjd.llm.transformers_engine import TransformersEngine
 from tests.openai.servers import KEY_VARIABLE, MODEL, VllmServer
 from tests.workflow.conftest import snakemake as snakemake

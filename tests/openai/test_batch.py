@@ -15,9 +15,9 @@ import pytest
 from mjd.config.schema import Llm, Prices
 from mjd.errors import BudgetError, ModelError
 from mjd.llm.base import Score, Scored, Unanswered, Workplace
-from mjd.llm.ledger import Ledger
 from mjd.llm.openai_engine import OpenAiEngine
-from mjd.llm.store import Store
+from mjd.llm.store.ledger import Ledger
+from mjd.llm.store.replies import Store
 from tests.openai.batch_server import BatchServer
 from tests.openai.conftest import IDENTITY, EngineAt, scored
 from tests.openai.servers import KEY_VARIABLE, VllmServer

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from mjd.io import read_parquet, read_provenance
-from mjd.llm.store import Store
+from mjd.llm.store.replies import Store
 from tests.openai.injecting_proxy import InjectingProxy
 from tests.openai.servers import VllmServer
 from tests.openai.test_workflow import N_ITEMS, api_config

@@ -15,7 +15,7 @@ from mjd.errors import BudgetError, ModelError
 from mjd.estimators.first_token import PromptSettings, StoredScores, score_items
 from mjd.job import train_items
 from mjd.llm.base import Generate, Score, Scored
-from mjd.llm.store import Store
+from mjd.llm.store.replies import Store
 from mjd.llm.usage import Tally
 from tests.conftest import N_ITEMS
 from tests.openai.conftest import EngineAt, scored

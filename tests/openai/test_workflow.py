@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mjd.io import read_parquet, read_provenance
-from mjd.llm.store import Store
+from mjd.llm.store.replies import Store
 from tests.openai.servers import KEY_VARIABLE, MODEL, VllmServer
 from tests.workflow.conftest import ROOT, Run, command
 

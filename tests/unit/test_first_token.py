@@ -18,7 +18,7 @@ from mjd.config.schema import Analyses, System, read_config
 from mjd.estimators.first_token import PromptSettings, ScoreChunks, score_items
 from mjd.io import to_table
 from mjd.llm.fake import FakeEngine
-from mjd.llm.store import Store
+from mjd.llm.store.replies import Store
 from mjd.llm.usage import Tally
 
 CONFIG = read_config("config/config.yaml")

@@ -10,8 +10,8 @@ import pytest
 from mjd.config.schema import Prices
 from mjd.errors import BudgetError
 from mjd.llm.base import Usage
-from mjd.llm.ledger import Booking, Ledger
-from mjd.llm.store import Store
+from mjd.llm.store.ledger import Booking, Ledger
+from mjd.llm.store.replies import Store
 
 # A dollar for each token in, two for each token out.
 PRICES = Prices(input=1e6, output=2e6, cached_input=0.5e6)

@@ -123,7 +123,7 @@ def test_store_where_no_lock_works_is_refused_before_anything_is_asked(tmp_path:
     subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
     program = textwrap.dedent(f"""
         from mjd.errors import DataError
-        from mjd.llm.store import Store, one_at_a_time
+        from mjd.llm.store.replies import Store, one_at_a_time
         from pathlib import Path
         path = Path({str(tmp_path)!r}) / "store" / "answers.sqlite"
         for use in (lambda: Store(path).check_writable(), lambda: one_at_a_time(path, "m").__enter__()):

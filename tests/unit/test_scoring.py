@@ -23,7 +23,7 @@ from mjd.io import read_parquet, to_table, write_parquet
 from mjd.labels import label_set
 from mjd.llm.base import EngineInfo, Generate, Generated, Score, Scored, Usage, request_key
 from mjd.llm.fake import FakeEngine
-from mjd.llm.store import Store
+from mjd.llm.store.replies import Store
 from mjd.llm.usage import Tally
 
 CONFIG = read_config("config/config.yaml")

@@ -21,9 +21,9 @@ from mjd.cli import main
 from mjd.errors import DataError
 from mjd.io import read_parquet
 from mjd.llm.base import EngineInfo, Generate, Message, Score, Usage, request_key
-from mjd.llm.ledger import Ledger
-from mjd.llm.store import Store, one_at_a_time, record_key, request_record
-from mjd.llm.upkeep import stats
+from mjd.llm.store.ledger import Ledger
+from mjd.llm.store.maintenance import stats
+from mjd.llm.store.replies import Store, one_at_a_time, record_key, request_record
 from tests.unit.test_caches import READ_ONLY, can_mount
 from tests.workflow.conftest import ROOT
 
@@ -331,7 +331,7 @@ def test_store_on_a_read_only_disk_is_refused_before_anything_is_asked(path: Pat
         store.check_writable()
     mount = READ_ONLY.format(directories=path.parent)
     program = (
-        "from mjd.errors import DataError\nfrom mjd.llm.store import Store\n"
+        "from mjd.errors import DataError\nfrom mjd.llm.store.replies import Store\n"
         f"for name in ('{path}', '{path.parent}/new/answers.sqlite'):\n"
         "    try:\n        Store(name).check_writable()\n"
         "    except DataError as error:\n        print(error)\n"

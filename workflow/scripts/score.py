@@ -5,7 +5,7 @@ from mjd.config.schema import load_config
 from mjd.estimators.first_token import PromptSettings, ScoreChunks, StoredScores, score_items, warn_of_low_mass
 from mjd.io import read_parquet, write_parquet
 from mjd.job import engine_of, job, labels_of, provenance, train_items, unanswered_prompts
-from mjd.llm.store import Store
+from mjd.llm.store.replies import Store
 from mjd.llm.usage import Tally
 from mjd.prompts.templates import prompts_from
 

@@ -17,7 +17,7 @@ from mjd.estimators.first_token import PromptSettings, item_prompts, top_tokens,
 from mjd.explanations.generation import ask
 from mjd.llm.base import Engine, Generate, Message
 from mjd.llm.reasoning import after_reasoning
-from mjd.llm.store import Store
+from mjd.llm.store.replies import Store
 from mjd.llm.unanswered import UnansweredPrompts
 from mjd.llm.usage import Tally
 

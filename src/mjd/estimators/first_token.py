@@ -22,7 +22,7 @@ from mjd.labels import LabelSet
 from mjd.llm import reasoning
 from mjd.llm.base import Engine, Generate, Generated, Score, Scored, Unanswered, request_key
 from mjd.llm.logprobs import is_usable_score
-from mjd.llm.store import Store, request_record
+from mjd.llm.store.replies import Store, request_record
 from mjd.llm.unanswered import UnansweredPrompts
 from mjd.llm.usage import Tally
 from mjd.logs import Progress

@@ -12,7 +12,7 @@ import pandas as pd
 from mjd.config.schema import Prompts, Sampling
 from mjd.labels import LabelSet
 from mjd.llm.base import Engine, Generate, Unanswered, request_key
-from mjd.llm.store import Store, request_record
+from mjd.llm.store.replies import Store, request_record
 from mjd.llm.unanswered import UnansweredPrompts
 from mjd.llm.usage import Tally
 from mjd.logs import Progress, named

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from mjd.llm.ledger import Ledger
+    from mjd.llm.store.ledger import Ledger
 
 ScoreKind = Literal["logit", "logprob"]
 

@@ -42,7 +42,7 @@ from mjd.llm.openai_errors import (
 from mjd.llm.openai_requests import FAILURES_IN_A_ROW, Asked, Body, ConcurrentRequests, Response, Unclear
 from mjd.llm.openai_usage import ByteRate, read_usage
 from mjd.llm.reasoning import reasons_first
-from mjd.llm.store import record_kind, request_record
+from mjd.llm.store.replies import record_kind, request_record
 
 log = logging.getLogger(__name__)
 for _chatty in ("httpx", "httpx2", "openai"):  # a line for each request otherwise

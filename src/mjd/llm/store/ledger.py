@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from mjd.config.schema import Prices
 from mjd.errors import BudgetError
 from mjd.llm.base import Usage
-from mjd.llm.store import Store, StoredReply
+from mjd.llm.store.replies import Store, StoredReply
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 One append-only SQLite file (WAL mode), keyed by the SHA-256 of the whole request (`mjd.llm.base.request_key`), outside
 the declared outputs of any rule. It keeps every generated answer, and every score that was paid for. Errors are never
-stored. Beside the replies it keeps what was spent (`mjd.llm.ledger`).
+stored. Beside the replies it keeps what was spent (`mjd.llm.store.ledger`).
 """
 
 from __future__ import annotations

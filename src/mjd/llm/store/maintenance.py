@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from mjd.errors import ConfigError, DataError
 from mjd.io import atomic_path
-from mjd.llm.store import Store, record_key, record_kind
+from mjd.llm.store.replies import Store, record_key, record_kind
 
 _ROWS_AT_A_TIME = 10_000
 # Replies that `prune --dry-run` shows.
