@@ -41,7 +41,7 @@ from mjd.backends import onednn
 from mjd.config.schema import Config
 from mjd.io import provenance, write_parquet
 from mjd.llm.base import Score
-from mjd.llm.chat_tokens import ChatTokenizer
+from mjd.llm.chat.tokens import ChatTokenizer
 from mjd.llm.tree import forest
 from mjd.prompts.templates import ScorePrompt
 

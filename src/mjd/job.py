@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import torch
 
     from mjd.llm.base import Engine
-    from mjd.llm.chat_tokens import ChatTokenizer
+    from mjd.llm.chat.tokens import ChatTokenizer
     from mjd.llm.store.replies import Store
     from mjd.llm.unanswered import UnansweredPrompts
     from mjd.llm.usage import Tally
@@ -137,7 +137,7 @@ def token_counter(config: Config, model: str) -> Callable[[str], int] | None:
 
     @functools.cache
     def tokenizer() -> ChatTokenizer | None:
-        from mjd.llm.chat_tokens import ChatTokenizer
+        from mjd.llm.chat.tokens import ChatTokenizer
 
         try:
             return ChatTokenizer(directory, "none", named)

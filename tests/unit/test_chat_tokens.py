@@ -16,8 +16,8 @@ from transformers import PreTrainedTokenizerFast
 
 from mjd.errors import ConfigError, ModelError
 from mjd.llm.base import EngineInfo, Generate, Message, Score, request_key
-from mjd.llm.chat_tokens import ChatTokenizer
-from mjd.llm.letters import letter_scores
+from mjd.llm.chat.letters import letter_scores
+from mjd.llm.chat.tokens import ChatTokenizer
 from tests.unit.chat_tokenizers import CHATML, KINDS, MISTRAL, SPECIAL, save_tokenizer, tokenizer_of
 
 QWEN3 = (

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 from mjd.config.schema import Llm, read_config
 from mjd.errors import ModelError
 from mjd.llm.base import Generate, Message, Score
-from mjd.llm.chat_tokens import ChatTokenizer
+from mjd.llm.chat.tokens import ChatTokenizer
 from mjd.llm.decoding import Chooser
 from mjd.llm.transformers_engine import TransformersEngine
 from mjd.llm.tree import parts

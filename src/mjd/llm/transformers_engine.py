@@ -24,10 +24,10 @@ from mjd.backends.devices import keep_freed_memory, resolve_device, set_threads
 from mjd.config.schema import Llm
 from mjd.errors import ModelError
 from mjd.llm.base import Engine, EngineInfo, Generate, Generated, Score, Scored, ScoreKind, Usage, Workplace
-from mjd.llm.chat_tokens import ChatTokenizer
+from mjd.llm.chat.letters import letter_scores
+from mjd.llm.chat.tokens import ChatTokenizer
 from mjd.llm.decoding import Answer
 from mjd.llm.execution import Execution
-from mjd.llm.letters import letter_scores
 
 log = logging.getLogger(__name__)
 

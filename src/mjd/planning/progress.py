@@ -12,7 +12,7 @@ import pandas as pd
 from mjd.config.schema import Config, generator_slug
 from mjd.io import read_parquet, read_table
 from mjd.llm.base import Generate, Message, Score, request_key
-from mjd.llm.chat_tokens import ChatTokenizer
+from mjd.llm.chat.tokens import ChatTokenizer
 from mjd.llm.store.replies import Store, record_kind
 from mjd.planning.estimate import ALL_ORDERS_RULE, SAMPLE_RULE, SCORE_RULE, Answers, PlannedJob, TokenCounter, stand_in
 

@@ -16,7 +16,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from mjd.errors import ModelError
-from mjd.llm.prompt_text import Prompt
+from mjd.llm.chat.prompt_text import Prompt
 
 # Lower-case letters and digits: no normaliser changes them.
 _PRIVATE = "zqxjkvmjd{:06d}vkjxqz"

@@ -16,12 +16,12 @@ from jinja2 import TemplateError
 from mjd import registry
 from mjd.backends.checkpoints import load_tokenizer
 from mjd.errors import ModelError
-from mjd.llm import chat_template as templates
 from mjd.llm import reasoning
 from mjd.llm.base import Generate, Message, Score
-from mjd.llm.letters import LetterTokens, check_distinct, spellings
-from mjd.llm.markers import Markers
-from mjd.llm.prompt_text import Frame, Prompt, frame_of, in_frame, located, without_directive
+from mjd.llm.chat import template as templates
+from mjd.llm.chat.letters import LetterTokens, check_distinct, spellings
+from mjd.llm.chat.markers import Markers
+from mjd.llm.chat.prompt_text import Frame, Prompt, frame_of, in_frame, located, without_directive
 from mjd.logs import named
 
 log = logging.getLogger(__name__)
@@ -152,7 +152,7 @@ class ChatTokenizer:
     def encode(self, texts: Sequence[str | Prompt]) -> list[list[int]]:
         """Token ids of rendered prompts; special tokens are added only where no chat template wrote them.
 
-        What a message spells is never read as a special or added token, see `mjd.llm.markers`.
+        What a message spells is never read as a special or added token, see `mjd.llm.chat.markers`.
 
         Raises:
             ModelError: a prompt is longer than the model reads.
