@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, DynamicCache
 from ways import Measured, Work, each_item
 
 from mjd.backends import onednn
-from mjd.llm.tree import Forest, Ints, forest
+from mjd.llm.transformers.tree import Forest, Ints, forest
 
 # Cached and new tokens, padding included, of one level-wise batch.
 LEVEL_TOKENS = 8192

@@ -23,7 +23,7 @@ from prompts_of_items import prompts_of, read_items
 from mjd.config.schema import Config, System
 from mjd.io import provenance, read_parquet, write_parquet
 from mjd.llm.chat.tokens import ChatTokenizer
-from mjd.llm.tree import forest
+from mjd.llm.transformers.tree import forest
 from mjd.logs import Progress
 
 log = logging.getLogger(__name__)

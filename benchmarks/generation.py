@@ -23,7 +23,7 @@ from ways import alone, peak_memory
 from mjd.config.schema import Llm
 from mjd.io import provenance, write_parquet
 from mjd.llm.base import Generate, Generated
-from mjd.llm.transformers_engine import TransformersEngine
+from mjd.llm.transformers.engine import TransformersEngine
 from mjd.logs import Progress
 from mjd.prompts.templates import explain_prompt
 

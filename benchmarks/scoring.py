@@ -42,7 +42,7 @@ from mjd.config.schema import Config
 from mjd.io import provenance, write_parquet
 from mjd.llm.base import Score
 from mjd.llm.chat.tokens import ChatTokenizer
-from mjd.llm.tree import forest
+from mjd.llm.transformers.tree import forest
 from mjd.prompts.templates import ScorePrompt
 
 # Names of the ways that run in this environment.

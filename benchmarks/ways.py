@@ -22,8 +22,8 @@ from transformers import AutoModelForCausalLM
 
 from mjd.config.schema import Llm
 from mjd.llm.base import Score
-from mjd.llm.plain import left_padded
-from mjd.llm.transformers_engine import TransformersEngine
+from mjd.llm.transformers.engine import TransformersEngine
+from mjd.llm.transformers.plain import left_padded
 from mjd.logs import Progress
 
 Result = TypeVar("Result")

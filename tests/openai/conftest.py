@@ -14,7 +14,7 @@ from mjd.llm.base import Engine, Score, Scored, Workplace
 from mjd.llm.openai_engine import OpenAiEngine
 from mjd.llm.store.ledger import Ledger
 from mjd.llm.store.replies import Store
-from mjd.llm.transformers_engine import TransformersEngine
+from mjd.llm.transformers.engine import TransformersEngine
 from tests.openai.servers import KEY_VARIABLE, MODEL, VllmServer
 from tests.workflow.conftest import snakemake as snakemake
 

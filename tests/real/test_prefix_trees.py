@@ -15,7 +15,7 @@ from mjd.data.loaders import load_items
 from mjd.data.models import fetch_model
 from mjd.estimators.first_token import PromptSettings, item_prompts
 from mjd.llm.base import Score
-from mjd.llm.transformers_engine import TransformersEngine
+from mjd.llm.transformers.engine import TransformersEngine
 from tests.real.conftest import ROOT, SourceDirectory
 
 pytestmark = pytest.mark.real

@@ -22,7 +22,7 @@ from mjd.errors import ModelError
 from mjd.labels import LabelSet
 from mjd.llm.base import Message, Score
 from mjd.llm.chat.tokens import ChatTokenizer
-from mjd.llm.transformers_engine import TransformersEngine
+from mjd.llm.transformers.engine import TransformersEngine
 from mjd.planning.progress import own_counter
 from tests.unit.tiny_llms import save_tiny_llm
 

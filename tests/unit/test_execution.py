@@ -14,9 +14,9 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 from mjd.config.schema import Llm
 from mjd.errors import ModelError
 from mjd.llm.base import Generate, Message, Score
-from mjd.llm.execution import choose_probes
-from mjd.llm.reference import exact_attention, in_float32
-from mjd.llm.transformers_engine import TransformersEngine
+from mjd.llm.transformers.engine import TransformersEngine
+from mjd.llm.transformers.execution import choose_probes
+from mjd.llm.transformers.reference import exact_attention, in_float32
 from tests.unit.tiny_llms import FAMILIES, NOT_CAUSAL, OTHER_FAMILIES, save_tiny_llm
 
 # Rendered, the longest has 88 tokens: more than the windows and chunks of 24 and Phi-3's short context of 64.
@@ -216,7 +216,7 @@ def test_half_precision_hides_no_wrong_way(models: Any, family: str) -> None:
 
 
 def test_float32_checks_spare_memory_that_is_not_free(models: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mjd.llm.reference.FLOAT32_BYTES", 0)
+    monkeypatch.setattr("mjd.llm.transformers.reference.FLOAT32_BYTES", 0)
     half = engine(models("llama"), dtype="bfloat16")
     with in_float32(half.model):
         assert half.model.dtype == torch.bfloat16
@@ -326,7 +326,7 @@ def test_an_answer_one_prompt_at_a_time_ends_at_the_end_token(models: Any) -> No
 
 def test_a_long_prompt_is_compared_with_sdpa_where_that_is_exact(models: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Eager attention of long prompts would take too much memory; Gemma 2's are cut."""
-    monkeypatch.setattr("mjd.llm.reference.EAGER_BYTES", 4 * 4 * 60**2)
+    monkeypatch.setattr("mjd.llm.transformers.reference.EAGER_BYTES", 4 * 4 * 60**2)
     lengths: list[tuple[str, int]] = []
 
     def spy(model: Any, ids: list[int], n_last: int = 1, original: Any = None) -> torch.Tensor:
@@ -334,10 +334,12 @@ def test_a_long_prompt_is_compared_with_sdpa_where_that_is_exact(models: Any, mo
         out: torch.Tensor = original(model, ids, n_last)
         return out
 
-    import mjd.llm.reference
+    import mjd.llm.transformers.reference
 
     monkeypatch.setattr(
-        mjd.llm.reference, "logits_alone", functools.partial(spy, original=mjd.llm.reference.logits_alone)
+        mjd.llm.transformers.reference,
+        "logits_alone",
+        functools.partial(spy, original=mjd.llm.transformers.reference.logits_alone),
     )
     for family in ("llama", "gemma2"):
         lengths.clear()

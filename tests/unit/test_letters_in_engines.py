@@ -15,7 +15,7 @@ from mjd.config.schema import Llm
 from mjd.errors import ModelError
 from mjd.explanations.selection import parse_candidates
 from mjd.llm.base import Generate, Message, Score, Scored, Workplace
-from mjd.llm.transformers_engine import TransformersEngine
+from mjd.llm.transformers.engine import TransformersEngine
 from mjd.llm.vllm_engine import VllmEngine
 from tests.unit.chat_tokenizers import CHATML, save_tokenizer, tokenizer_of
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from mjd.llm.side_by_side import side_by_side
+from mjd.llm.transformers.side_by_side import side_by_side
 
 
 def numbers(start: int, n: int) -> Iterator[int]:

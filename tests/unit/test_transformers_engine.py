@@ -18,10 +18,10 @@ from mjd.config.schema import Llm, read_config
 from mjd.errors import ModelError
 from mjd.llm.base import Generate, Message, Score
 from mjd.llm.chat.tokens import ChatTokenizer
-from mjd.llm.decoding import Chooser
-from mjd.llm.transformers_engine import TransformersEngine
-from mjd.llm.tree import parts
-from mjd.llm.tree_model import TreeModel
+from mjd.llm.transformers.decoding import Chooser
+from mjd.llm.transformers.engine import TransformersEngine
+from mjd.llm.transformers.tree import parts
+from mjd.llm.transformers.tree_model import TreeModel
 from mjd.prompts.templates import Explanation, score_prompts
 from tests.unit.tiny_llms import FAMILIES, byte_tokenizer, save_tiny_llm
 
@@ -99,7 +99,8 @@ def test_a_tree_with_other_logits_is_noticed(
 ) -> None:
     tiny = engine(models["llama"])
     monkeypatch.setattr(
-        "mjd.llm.tree_attention._bias", lambda block, group, _: torch.zeros(block.mask.shape).repeat(group, 1)
+        "mjd.llm.transformers.tree_attention._bias",
+        lambda block, group, _: torch.zeros(block.mask.shape).repeat(group, 1),
     )
     found = {i: scored.scores for i, scored in tiny.score(requests())}
     assert re.search(r"padded batches instead of prefix trees \(logits differ by", caplog.text)
@@ -124,7 +125,7 @@ def test_a_seed_gives_the_answers_of_earlier_versions() -> None:
 def test_workers_side_by_side_change_no_score(
     models: dict[str, Path], family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mjd.llm.tree.SMALLEST_PART", 1)
+    monkeypatch.setattr("mjd.llm.transformers.tree.SMALLEST_PART", 1)
     tiny = cached_engine(models[family])
     ids = tiny.tokens.encode([tiny.tokens.render(request.messages) for request in requests() + requests("It was dry.")])
     assert len(parts(ids, 3)) == 3

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mjd.errors import ModelError
-from mjd.llm import tree, tree_attention
+from mjd.llm.transformers import tree, tree_attention
 
 PROMPTS = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=8), min_size=1, max_size=12)
 N_HEADS, N_KV, WIDTH, SCALING = 4, 2, 8, 0.3

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 # name -> module:class
 ENGINES = {
-    "transformers": "mjd.llm.transformers_engine:TransformersEngine",
+    "transformers": "mjd.llm.transformers.engine:TransformersEngine",
     "vllm": "mjd.llm.vllm_engine:VllmEngine",
     "openai": "mjd.llm.openai_engine:OpenAiEngine",
 }

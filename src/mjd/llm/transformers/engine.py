@@ -26,8 +26,8 @@ from mjd.errors import ModelError
 from mjd.llm.base import Engine, EngineInfo, Generate, Generated, Score, Scored, ScoreKind, Usage, Workplace
 from mjd.llm.chat.letters import letter_scores
 from mjd.llm.chat.tokens import ChatTokenizer
-from mjd.llm.decoding import Answer
-from mjd.llm.execution import Execution
+from mjd.llm.transformers.decoding import Answer
+from mjd.llm.transformers.execution import Execution
 
 log = logging.getLogger(__name__)
 

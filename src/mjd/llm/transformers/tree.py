@@ -7,7 +7,7 @@ passes before it is the keys and values of one root path, the ancestors of its f
 the tree. Attention is cut into blocks of consecutive nodes. In depth-first order every ancestor of a block's nodes is
 either inside the block or an ancestor of the block's first node, so no node is compared to the rest of the tree.
 
-`forest`, `parts` and `passes` plan (NumPy); `mjd.llm.tree_attention` computes.
+`forest`, `parts` and `passes` plan (NumPy); `mjd.llm.transformers.tree_attention` computes.
 """
 
 from __future__ import annotations

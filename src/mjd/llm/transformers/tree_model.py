@@ -11,13 +11,13 @@ from typing import Any
 import torch
 
 from mjd.errors import ModelError
-from mjd.llm import tree_attention
 from mjd.llm.base import Generate
-from mjd.llm.decoding import Answer, Decoder, Slots
-from mjd.llm.reference import can_set_attention, difference, other_token, set_attention, tolerance
-from mjd.llm.side_by_side import side_by_side
-from mjd.llm.tree import forest, parts, passes
-from mjd.llm.tree_attention import Attends, OwnTokenOnly, Walk
+from mjd.llm.transformers import tree_attention
+from mjd.llm.transformers.decoding import Answer, Decoder, Slots
+from mjd.llm.transformers.reference import can_set_attention, difference, other_token, set_attention, tolerance
+from mjd.llm.transformers.side_by_side import side_by_side
+from mjd.llm.transformers.tree import forest, parts, passes
+from mjd.llm.transformers.tree_attention import Attends, OwnTokenOnly, Walk
 
 # Most passes at a time on a CPU. Each holds Python's lock for a few percent of its time.
 MOST_WORKERS = 4

@@ -22,8 +22,8 @@ from transformers import (
 
 from mjd.errors import ModelError
 from mjd.llm.base import Generate
-from mjd.llm.decoding import Answer, Chooser
-from mjd.llm.reference import accepts, logits_alone
+from mjd.llm.transformers.decoding import Answer, Chooser
+from mjd.llm.transformers.reference import accepts, logits_alone
 
 
 def left_padded(ids: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> dict[str, torch.Tensor]:

@@ -13,7 +13,7 @@ from torch.nn.functional import pad
 
 from mjd.backends import onednn
 from mjd.errors import ModelError
-from mjd.llm.tree import Block, Pass
+from mjd.llm.transformers.tree import Block, Pass
 
 ATTENTION = "mjd_tree"
 

@@ -15,11 +15,11 @@ from typing import Any, Protocol
 import torch
 
 from mjd.errors import ModelError
-from mjd.llm import reference
 from mjd.llm.base import Generate
-from mjd.llm.decoding import Answer
-from mjd.llm.plain import OnePromptAtATime, PaddedBatches
-from mjd.llm.tree_model import TreeModel
+from mjd.llm.transformers import reference
+from mjd.llm.transformers.decoding import Answer
+from mjd.llm.transformers.plain import OnePromptAtATime, PaddedBatches
+from mjd.llm.transformers.tree_model import TreeModel
 
 log = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from mjd.errors import ModelError
-from mjd.llm.tree_attention import HARMLESS, asked
+from mjd.llm.transformers.tree_attention import HARMLESS, asked
 
 log = logging.getLogger(__name__)
 

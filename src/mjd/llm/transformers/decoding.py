@@ -14,8 +14,8 @@ import torch
 
 from mjd.errors import ModelError
 from mjd.llm.base import Generate
-from mjd.llm.tree import Ints, forest, passes, path_rows
-from mjd.llm.tree_attention import Attends, Walk, attend_batch
+from mjd.llm.transformers.tree import Ints, forest, passes, path_rows
+from mjd.llm.transformers.tree_attention import Attends, Walk, attend_batch
 
 # Prompts enter when this share of the slots is free: together they make larger matrices than one by one.
 FREE_SHARE = 0.25
