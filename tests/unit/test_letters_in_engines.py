@@ -16,7 +16,7 @@ from mjd.errors import ModelError
 from mjd.explanations.selection import parse_candidates
 from mjd.llm.base import Generate, Message, Score, Scored, Workplace
 from mjd.llm.transformers.engine import TransformersEngine
-from mjd.llm.vllm_engine import VllmEngine
+from mjd.llm.vllm.engine import VllmEngine
 from tests.unit.chat_tokenizers import CHATML, save_tokenizer, tokenizer_of
 
 LETTERS = ("A", "B", "C")
@@ -80,7 +80,7 @@ class InProcess:
 
 
 def vllm(directory: Path, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> VllmEngine:
-    monkeypatch.setattr("mjd.llm.vllm_engine.vllm_version", lambda *_, **__: "1")
+    monkeypatch.setattr("mjd.llm.vllm.engine.vllm_version", lambda *_, **__: "1")
     own = {"scores": settings.pop("scores", "logprob"), "max_length": settings.pop("max_length", None)}
     engine = VllmEngine(directory, Llm(title="t", model="t", engine="vllm", vllm=own, **settings), "tiny", Workplace())
     engine._worker = InProcess(directory, engine.score_kind)  # type: ignore[assignment]

@@ -14,7 +14,7 @@ import pytest
 from mjd.config.schema import Llm, read_config
 from mjd.errors import ModelError
 from mjd.llm.base import Generate, Message, Workplace
-from mjd.llm.vllm_engine import VllmEngine, Worker, find_python, worker_environment
+from mjd.llm.vllm.engine import VllmEngine, Worker, find_python, worker_environment
 from tests.unit.tiny_llms import save_tiny_llm
 
 CONFIG = read_config("config/config.yaml")
@@ -124,7 +124,7 @@ def test_worker_that_is_closed_at_work_ends_at_once_with_its_processes(tmp_path:
 def test_worker_ends_with_a_killed_job(tmp_path: Path) -> None:
     job = (
         "import subprocess, sys, time\n"
-        "program = 'import os, threading, time; from mjd.llm.vllm_worker import _end_with_parent; '"
+        "program = 'import os, threading, time; from mjd.llm.vllm.worker import _end_with_parent; '"
         "'threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start(); time.sleep(600)'\n"
         "child = subprocess.Popen([sys.executable, '-c', program], start_new_session=True)\n"
         "print(child.pid, flush=True); time.sleep(600)\n"
@@ -147,7 +147,7 @@ def test_replies_to_a_call_that_was_left_are_not_taken_for_the_next(tmp_path: Pa
 
 
 def test_an_answer_that_max_length_might_cut_off_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mjd.llm.vllm_engine.vllm_version", lambda *_, **__: "1")
+    monkeypatch.setattr("mjd.llm.vllm.engine.vllm_version", lambda *_, **__: "1")
     settings = Llm(title="x", model="x", engine="vllm", vllm={"max_length": 60})
     engine = VllmEngine(save_tiny_llm(tmp_path), settings, "tiny", Workplace())
     with pytest.raises(ModelError, match=r"may have 72 tokens, but vllm\.max_length is 60.*Raise vllm\.max_length"):

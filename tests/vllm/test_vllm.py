@@ -15,7 +15,7 @@ from mjd.errors import ModelError
 from mjd.io import read_parquet, read_provenance
 from mjd.llm.base import Engine, Generate, Message, Score, Scored, Workplace
 from mjd.llm.transformers.engine import TransformersEngine
-from mjd.llm.vllm_engine import VllmEngine
+from mjd.llm.vllm.engine import VllmEngine
 from tests.conftest import MODEL
 from tests.workflow.conftest import Run
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 # name -> module:class
 ENGINES = {
     "transformers": "mjd.llm.transformers.engine:TransformersEngine",
-    "vllm": "mjd.llm.vllm_engine:VllmEngine",
+    "vllm": "mjd.llm.vllm.engine:VllmEngine",
     "openai": "mjd.llm.openai_engine:OpenAiEngine",
 }
 

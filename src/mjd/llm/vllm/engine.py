@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 PYTHON_VARIABLE = "MJD_VLLM_PYTHON"
 # Made by `make vllm`; below the directory that Snakemake runs in.
 DEFAULT_PYTHON = Path(".venv-vllm/bin/python")
-SOURCE = Path(__file__).resolve().parents[2]
+SOURCE = Path(__file__).resolve().parents[3]
 
 _VERSION_PROGRAM = """
 from importlib.metadata import PackageNotFoundError, version
@@ -166,7 +166,7 @@ class VllmEngine(Engine):
 
 
 class Worker:
-    """A running `mjd.llm.vllm_worker`.
+    """A running `mjd.llm.vllm.worker`.
 
     Raises:
         ModelError: the worker ends before it is told to; the message holds its last words.
@@ -176,7 +176,7 @@ class Worker:
         self._said: deque[str] = deque(maxlen=40)
         self._owed = 0  # replies that are still to come
         self._process = subprocess.Popen(
-            [python, "-m", "mjd.llm.vllm_worker"],
+            [python, "-m", "mjd.llm.vllm.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
