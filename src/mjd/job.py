@@ -128,7 +128,7 @@ def token_counter(config: Config, model: str) -> Callable[[str], int] | None:
 
     One that does not load is warned about, and its tokens are taken from the bytes: the reply to count is paid for.
     """
-    from mjd.llm.openai_usage import bytes_count
+    from mjd.llm.openai.usage import bytes_count
 
     named = config.model_entry(model).tokenizer
     directory = Path(config.downloads_dir) / "models" / str(named)

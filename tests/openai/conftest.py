@@ -11,7 +11,7 @@ import pytest
 
 from mjd.config.schema import Llm, Prices
 from mjd.llm.base import Engine, Score, Scored, Workplace
-from mjd.llm.openai_engine import OpenAiEngine
+from mjd.llm.openai.engine import OpenAiEngine
 from mjd.llm.store.ledger import Ledger
 from mjd.llm.store.replies import Store
 from mjd.llm.transformers.engine import TransformersEngine

@@ -15,7 +15,7 @@ import pytest
 from mjd.config.schema import Llm, Prices
 from mjd.errors import BudgetError, ModelError
 from mjd.llm.base import Score, Scored, Unanswered, Workplace
-from mjd.llm.openai_engine import OpenAiEngine
+from mjd.llm.openai.engine import OpenAiEngine
 from mjd.llm.store.ledger import Ledger
 from mjd.llm.store.replies import Store
 from tests.openai.batch_server import BatchServer

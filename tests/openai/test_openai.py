@@ -87,7 +87,7 @@ def test_retry_after_is_honoured(server: VllmServer, engine_at: EngineAt, score_
     pauses: list[float] = []
     engine = engine_at(proxy.url, max_wait=0.01, concurrency=1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(logging.getLogger("mjd.llm.openai_requests"), "info", lambda text, *a: pauses.append(a[0]))
+        patch.setattr(logging.getLogger("mjd.llm.openai.requests"), "info", lambda text, *a: pauses.append(a[0]))
         scored(engine, score_requests[:4])
     assert len(pauses) == 3
     assert all(1 <= pause <= 1.01 for pause in pauses)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mjd.llm.openai_errors import concerns
+from mjd.llm.openai.errors import concerns
 
 SENT = {"model": "m", "messages": [], "logprobs": True, "top_logprobs": 20, "max_tokens": 1, "temperature": 0}
 

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from mjd.config.schema import OpenAi
-from mjd.llm import openai_markers
 from mjd.llm.base import Generate, Message, Score, Usage
-from mjd.llm.openai_errors import NoLetterError, ReplyError
-from mjd.llm.openai_replies import (
+from mjd.llm.openai import markers as openai_markers
+from mjd.llm.openai.errors import NoLetterError, ReplyError
+from mjd.llm.openai.replies import (
     MissingLogprobsError,
     UnreadableReplyError,
     WithheldReplyError,
@@ -23,7 +23,7 @@ from mjd.llm.openai_replies import (
     read_scores,
     score_body,
 )
-from mjd.llm.openai_requests import retry_after
+from mjd.llm.openai.requests import retry_after
 
 ASKED = (Message("user", "Which one? Ω"),)
 USAGE = {"prompt_tokens": 9, "completion_tokens": 1, "prompt_tokens_details": {"cached_tokens": 4}}

@@ -14,7 +14,7 @@ from mjd.data.loaders import load_items
 from mjd.estimators.first_token import PromptSettings, item_prompts
 from mjd.job import train_items
 from mjd.llm.base import Generate, Score, Usage, request_key
-from mjd.llm.openai_engine import engine_info
+from mjd.llm.openai.engine import engine_info
 from mjd.llm.store.ledger import Ledger
 from mjd.llm.store.replies import Store, request_record
 from mjd.planning import estimate as planning

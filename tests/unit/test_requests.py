@@ -4,7 +4,7 @@ import pytest
 
 from mjd.config.schema import Llm
 from mjd.llm.base import EngineInfo, Generate, Message, Score, request_key
-from mjd.llm.openai_engine import engine_info
+from mjd.llm.openai.engine import engine_info
 
 
 def test_request_keys_of_earlier_versions_stay() -> None:

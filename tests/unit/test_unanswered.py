@@ -25,7 +25,7 @@ from mjd.io import write_parquet
 from mjd.job import token_counter
 from mjd.llm.base import Generate, Message, Score, Unanswered, Workplace
 from mjd.llm.fake import FakeEngine
-from mjd.llm.openai_engine import OpenAiEngine
+from mjd.llm.openai.engine import OpenAiEngine
 from mjd.llm.store.ledger import Ledger
 from mjd.llm.store.replies import Store
 from mjd.llm.unanswered import UnansweredPrompts

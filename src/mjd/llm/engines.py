@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 ENGINES = {
     "transformers": "mjd.llm.transformers.engine:TransformersEngine",
     "vllm": "mjd.llm.vllm.engine:VllmEngine",
-    "openai": "mjd.llm.openai_engine:OpenAiEngine",
+    "openai": "mjd.llm.openai.engine:OpenAiEngine",
 }
 
 

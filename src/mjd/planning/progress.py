@@ -141,7 +141,7 @@ class Finished:
             return sum(1 for r in records if r["engine"]["model"] == identity and record_kind(r) == "Generate")
 
     def _by_key(self, job: PlannedJob, requests: Iterator[Generate | Score]) -> int:
-        from mjd.llm.openai_engine import engine_info
+        from mjd.llm.openai.engine import engine_info
 
         llm = self.config.llm_settings(job.llm)
         info = engine_info(llm, self.config.model_entry(llm.model).identity)

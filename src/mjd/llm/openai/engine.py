@@ -12,8 +12,6 @@ from typing import Any
 import openai
 from mjd.config.schema import Llm
 from mjd.errors import ModelError
-from mjd.llm import openai_markers
-from mjd.llm import openai_replies as replies
 from mjd.llm.base import (
     Engine,
     EngineInfo,
@@ -27,8 +25,10 @@ from mjd.llm.base import (
     Workplace,
     request_key,
 )
-from mjd.llm.openai_batch import holds_open_batch, run_batches
-from mjd.llm.openai_errors import (
+from mjd.llm.openai import markers as openai_markers
+from mjd.llm.openai import replies
+from mjd.llm.openai.batch import holds_open_batch, run_batches
+from mjd.llm.openai.errors import (
     ABOUT_THE_REQUEST,
     Concerns,
     MissingLogprobsError,
@@ -39,8 +39,8 @@ from mjd.llm.openai_errors import (
     concerns,
     one_line,
 )
-from mjd.llm.openai_requests import FAILURES_IN_A_ROW, Asked, Body, ConcurrentRequests, Response, Unclear
-from mjd.llm.openai_usage import ByteRate, read_usage
+from mjd.llm.openai.requests import FAILURES_IN_A_ROW, Asked, Body, ConcurrentRequests, Response, Unclear
+from mjd.llm.openai.usage import ByteRate, read_usage
 from mjd.llm.reasoning import reasons_first
 from mjd.llm.store.replies import record_kind, request_record
 
@@ -284,7 +284,7 @@ class OpenAiEngine(Engine):
         return self._lists_letters
 
     def _count_markers(self, asked: Iterable[Asked]) -> None:
-        """Count and report prompts whose texts hold markers of chat templates (`mjd.llm.openai_markers`)."""
+        """Count and report prompts whose texts hold markers of chat templates (`mjd.llm.openai.markers`)."""
         found = [
             marker
             for one in asked

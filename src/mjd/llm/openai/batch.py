@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import openai
 from mjd.config.schema import OpenAi
 from mjd.llm.base import Generated, Scored, Unanswered, Usage
-from mjd.llm.openai_errors import ReplyError, is_passing, one_line
-from mjd.llm.openai_replies import ENDPOINT, most_usage
-from mjd.llm.openai_requests import Asked, Response, Unclear
+from mjd.llm.openai.errors import ReplyError, is_passing, one_line
+from mjd.llm.openai.replies import ENDPOINT, most_usage
+from mjd.llm.openai.requests import Asked, Response, Unclear
 from mjd.llm.store.ledger import Batch, Booking, Ledger
 
 if TYPE_CHECKING:
-    from mjd.llm.openai_engine import OpenAiEngine
+    from mjd.llm.openai.engine import OpenAiEngine
 
 log = logging.getLogger(__name__)
 

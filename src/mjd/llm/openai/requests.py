@@ -20,13 +20,13 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_bef
 
 import openai
 from mjd.errors import BudgetError
-from mjd.llm import openai_replies as replies
 from mjd.llm.base import Generated, Scored, Unanswered
-from mjd.llm.openai_errors import LateReplyError, ReplyError, is_passing, may_pass, one_line
+from mjd.llm.openai import replies
+from mjd.llm.openai.errors import LateReplyError, ReplyError, is_passing, may_pass, one_line
 from mjd.runtime.interruption import SAME_INTERRUPTION
 
 if TYPE_CHECKING:
-    from mjd.llm.openai_engine import OpenAiEngine
+    from mjd.llm.openai.engine import OpenAiEngine
 
 log = logging.getLogger(__name__)
 

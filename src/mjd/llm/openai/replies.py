@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from mjd.config.schema import OpenAi
-from mjd.llm import openai_markers
 from mjd.llm.base import Generate, Generated, Message, Score, Scored, Usage
 from mjd.llm.logprobs import ROUNDING, is_meant
-from mjd.llm.openai_errors import MissingLogprobsError, NoLetterError, UnreadableReplyError, WithheldReplyError
-from mjd.llm.openai_usage import bytes_count, read_usage
+from mjd.llm.openai import markers as openai_markers
+from mjd.llm.openai.errors import MissingLogprobsError, NoLetterError, UnreadableReplyError, WithheldReplyError
+from mjd.llm.openai.usage import bytes_count, read_usage
 from mjd.llm.reasoning import after_reasoning
 
 ENDPOINT: Literal["/v1/chat/completions"] = "/v1/chat/completions"
