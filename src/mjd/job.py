@@ -94,7 +94,7 @@ def engine_of(snakemake: Any, store: Store) -> Iterator[Engine]:
     from the configuration, so that changing it runs no finished job again.
     """
     from mjd.llm.base import Workplace
-    from mjd.llm.engines import build_engine, engine_class
+    from mjd.llm.engines import build_engine
     from mjd.llm.store.ledger import Ledger
     from mjd.llm.store.replies import one_at_a_time
     from mjd.planning.prompt_counts import check_prompts_per_item
@@ -109,7 +109,7 @@ def engine_of(snakemake: Any, store: Store) -> Iterator[Engine]:
     # Two runs may share results_dir and not Snakemake's lock: other working directories, --nolock, two configurations.
     output = Path(snakemake.output[0])
     lock = store.path.parent / "locks" / output.relative_to(config.results_dir).with_suffix(".lock")
-    is_paid = engine_class(settings.engine).is_paid
+    is_paid = settings.spec.is_paid
     with nullcontext() if is_paid else only_process(lock, f"work on {output}"):
         take_gpus(settings.resources.gpu, settings.device, f"llms.{snakemake.wildcards.llm}")
         workplace = Workplace(snakemake.threads, ledger, token_counter(config, settings.model))

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from mjd.config.schema import Analyses, Config, Encoder, Llm, OpenAi, load_config, read_config, resolve
 from mjd.errors import ConfigError
-from mjd.llm.engines import ENGINES
+from mjd.llm.specs import ENGINES, EngineSpec
 from mjd.prompts.templates import score_prompts
 
 COUNTS = {"title": "x", "guided_by": "counts"}
@@ -324,11 +324,26 @@ def test_parallel_fine_tuning_asks_for_more_memory(settings: dict, mem_mb: int) 
 
 
 def test_an_engine_of_ones_own_may_use_an_api_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(ENGINES, "mine", "mjd.llm.my_engine:MyEngine")
+    monkeypatch.setitem(ENGINES, "mine", EngineSpec("mjd.llm.my_engine:MyEngine", "logprob"))
     own = llm(engine="mine", model="gpt-4o")
     assert load_config({**values(), "llms": {"smollm2": own}}).llms["smollm2"].engine == "mine"
     with pytest.raises(ConfigError, match=r"budget_usd needs llms\.smollm2\.prices"):
         load_config({**values(), "budget_usd": 5, "llms": {"smollm2": own}})
+
+
+def test_engine_with_log_probabilities_needs_one_entry_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Transforms, params, environment and plan follow its entry: nothing else asks for an engine by its name."""
+    spec = EngineSpec("mjd.llm.my_engine:MyEngine", "logprob", is_paid=True, runs="api", environment="mine")
+    monkeypatch.setitem(ENGINES, "mine", spec)
+    config = values()
+    config["llms"] = {"smollm2": llm(engine="mine", model="gpt-4o")}
+    config["scoring"]["transforms"] = {**config["scoring"]["transforms"], "norm": {"kind": "norm"}}
+    loaded = load_config(config)
+    assert loaded.llms["smollm2"].score_kind == "logprob"
+    assert not [system for system in loaded.mjd_systems() if system.transform == "norm"]
+    assert loaded.llms["smollm2"].deciding().keys() == {"engine", "dtype", "chat_template", "letter_tokens"}
+    with pytest.raises(ConfigError, match="is no API model: it does not fit engine mine"):
+        load_config({**config, "llms": {"smollm2": llm(engine="mine")}})
 
 
 def test_only_models_that_the_run_uses_are_fetched() -> None:

@@ -49,8 +49,7 @@ def engine_params(llm):
 
 def llm_environment(llm):
     """The conda environment of an LLM's jobs."""
-    name = "vllm" if CONFIG.llms[llm].engine == "vllm" else "mjd"
-    return f"../envs/{name}.yaml"
+    return f"../envs/{CONFIG.llms[llm].spec.environment}.yaml"
 
 
 def shown_explanations(wildcards):

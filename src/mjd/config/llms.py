@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
-from mjd.llm.engines import ENGINES
+from mjd.llm.specs import ENGINES, EngineSpec, ScoreKind
 from mjd.settings import Settings, check_known
 
 
@@ -185,30 +185,40 @@ class Llm(Settings):
 
     @model_validator(mode="after")
     def _gpus_fit(self) -> Self:
-        if self.engine == "vllm" and 0 < self.resources.gpu < self.vllm.tensor_parallel:
+        n_gpus = self._own(self.spec.gpus_key)
+        if n_gpus is not None and 0 < self.resources.gpu < n_gpus:
             raise ValueError(
-                f"vllm.tensor_parallel is {self.vllm.tensor_parallel}, but resources.gpu is {self.resources.gpu}: "
+                f"{self.spec.section}.{self.spec.gpus_key} is {n_gpus}, but resources.gpu is {self.resources.gpu}: "
                 "a job sees no more GPUs than it asks for"
             )
         return self
 
     @property
-    def score_kind(self) -> Literal["logit", "logprob"]:
+    def spec(self) -> EngineSpec:
+        """Traits of the engine."""
+        return ENGINES[self.engine]
+
+    def _own(self, key: str | None) -> Any:
+        """A value of the engine's own section; None where the engine has no such key."""
+        return getattr(getattr(self, self.spec.section), key) if self.spec.section and key else None
+
+    @property
+    def score_kind(self) -> ScoreKind:
         """What a score of this LLM is: an unnormalised logit, or a natural-log probability."""
-        if self.engine == "vllm":
-            return self.vllm.scores
-        return "logprob" if self.engine == "openai" else "logit"
+        chosen: ScoreKind | None = self._own(self.spec.score_kind_key)
+        return chosen or self.spec.score_kind
+
+    @property
+    def uses_batches(self) -> bool:
+        """Whether its requests go through a Batch API, at its prices."""
+        return bool(self._own(self.spec.batch_key))
 
     def deciding(self) -> dict[str, Any]:
         """What decides this LLM's numbers, for rule params: a change here runs its jobs again.
 
         Speed, connection, price and resources do not: jobs read those from the configuration.
         """
-        own: dict[str, Any] = {}
-        if self.engine == "vllm":
-            own = self.vllm.model_dump(include={"scores", "quantisation"})
-        elif self.engine == "openai":
-            own = self.openai.model_dump(include={"base_url", "top_logprobs"})
+        own: dict[str, Any] = {key: self._own(key) for key in self.spec.deciding}
         if self.chat_template_kwargs:
             own["chat_template_kwargs"] = self.chat_template_kwargs
         return self.model_dump(include={"engine", "dtype", "chat_template", "letter_tokens"}) | own

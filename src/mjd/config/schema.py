@@ -34,6 +34,7 @@ from mjd.config.prompts import Prompts as Prompts
 from mjd.config.prompts import check_templates as check_templates
 from mjd.errors import ConfigError
 from mjd.labels import LabelSet
+from mjd.llm.specs import ENGINES
 from mjd.orders import cure, too_many
 from mjd.registry import ModelEntry
 from mjd.settings import Settings, check, check_distinct, check_fits_paths, check_known
@@ -369,14 +370,15 @@ class Config(Settings):
 
     def _engine_fits(self, key: str, entry: Llm | Encoder, model: ModelEntry) -> None:
         """Raise `ValueError` when a model cannot be run as the entry says, or could cost more than the budget."""
-        engine = entry.engine if isinstance(entry, Llm) else None
-        if model.api and engine in (None, "transformers", "vllm"):
+        runs = entry.spec.runs if isinstance(entry, Llm) else "weights"
+        if model.api and runs == "weights":
+            for_apis = ", ".join(name for name, spec in ENGINES.items() if spec.runs != "weights")
             raise ValueError(
-                f"{key}.model {entry.model!r} is behind an API: it needs engine openai, or one of your own"
+                f"{key}.model {entry.model!r} is behind an API: it needs an engine for APIs ({for_apis}, or your own)"
             )
-        if not model.api and engine == "openai":
+        if isinstance(entry, Llm) and not model.api and runs == "api":
             raise ValueError(
-                f"{key}.model {entry.model!r} is no API model: it does not fit engine openai (models.<name>.api)"
+                f"{key}.model {entry.model!r} is no API model: it does not fit engine {entry.engine} (models.<name>.api)"
             )
         if model.api and self.budget_usd is not None and isinstance(entry, Llm) and entry.prices is None:
             raise ValueError(f"budget_usd needs {key}.prices, or the job could not tell what it spends")

@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-if TYPE_CHECKING:
-    from mjd.llm.store.ledger import Ledger
+from mjd.llm.specs import ScoreKind
 
-ScoreKind = Literal["logit", "logprob"]
+if TYPE_CHECKING:
+    from mjd.config.schema import Llm
+    from mjd.llm.store.ledger import Ledger
 
 
 @dataclass(frozen=True)
@@ -146,12 +147,17 @@ class Engine(ABC):
 
     info: EngineInfo
     score_kind: ScoreKind
-    # Scores cost money: they are kept in the response store, like answers, instead of the run's chunks.
+    # As in `mjd.llm.specs`. Scores that cost money are kept in the response store, like answers, instead of chunks.
     is_paid = False
     # Requests that `generate` is given at a time; None is all of them.
     answers_per_call: int | None = None
     # Requests that `score` is given at a time: enough to sort and pack well, few enough to hold in memory.
     prompts_per_call: int | None = 2048
+
+    @classmethod
+    def info_of(cls, settings: Llm, identity: str) -> EngineInfo | None:
+        """Its `info` without a key, a connection or weights, for plans; None where it is known only once it is built."""
+        return None
 
     @abstractmethod
     def generate(self, requests: Sequence[Generate]) -> Iterator[tuple[int, Generated | Unanswered]]: ...

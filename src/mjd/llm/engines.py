@@ -1,7 +1,4 @@
-"""Engines by name. To add one: a module with a class derived from `mjd.llm.base.Engine`, and a line in `ENGINES`.
-
-Light on purpose: the configuration reads the names, and a module is imported when its engine is used.
-"""
+"""Building the engine that an LLM's configuration names; its module is imported when it is used."""
 
 from __future__ import annotations
 
@@ -10,16 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mjd.llm.base import Engine, Workplace
+from mjd.llm.specs import ENGINES
 
 if TYPE_CHECKING:
     from mjd.config.schema import Llm
-
-# name -> module:class
-ENGINES = {
-    "transformers": "mjd.llm.transformers.engine:TransformersEngine",
-    "vllm": "mjd.llm.vllm.engine:VllmEngine",
-    "openai": "mjd.llm.openai.engine:OpenAiEngine",
-}
 
 
 def build_engine(settings: Llm, directory: str | Path, identity: str, workplace: Workplace | None = None) -> Engine:
@@ -38,6 +29,6 @@ def build_engine(settings: Llm, directory: str | Path, identity: str, workplace:
 
 def engine_class(name: str) -> type[Engine]:
     """The class of an engine; its module is imported."""
-    module, _, class_name = ENGINES[name].partition(":")
+    module, _, class_name = ENGINES[name].factory.partition(":")
     found: type[Engine] = getattr(importlib.import_module(module), class_name)
     return found

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 
-from mjd.llm.base import Engine, EngineInfo, Generate, Generated, Score, Scored, ScoreKind, Usage, request_key
+from mjd.llm.base import Engine, EngineInfo, Generate, Generated, Score, Scored, Usage, request_key
+from mjd.llm.specs import ScoreKind
 
 
 class FakeEngine(Engine):

@@ -307,8 +307,7 @@ def _row(job: PlannedJob, llm: Llm, counter: TokenCounter) -> dict[str, object]:
     share = job.cached / job.prompts if job.prompts else 0.0
     usd = hours = None
     if llm.prices:
-        is_batch = llm.engine == "openai" and llm.openai.batch
-        usd = llm.prices.usd(job.prompt_tokens, job.output_tokens, batch=is_batch)
+        usd = llm.prices.usd(job.prompt_tokens, job.output_tokens, batch=llm.uses_batches)
     if llm.rates:
         scored = job.rule in (SCORE_RULE, ALL_ORDERS_RULE)
         hours = llm.rates.hours(job.prompt_tokens, 0 if scored else job.output_tokens)

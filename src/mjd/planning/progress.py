@@ -13,6 +13,7 @@ from mjd.config.schema import Config, generator_slug
 from mjd.io import read_parquet, read_table
 from mjd.llm.base import Generate, Message, Score, request_key
 from mjd.llm.chat.tokens import ChatTokenizer
+from mjd.llm.engines import engine_class
 from mjd.llm.store.replies import Store, record_kind
 from mjd.planning.estimate import ALL_ORDERS_RULE, SAMPLE_RULE, SCORE_RULE, Answers, PlannedJob, TokenCounter, stand_in
 
@@ -117,7 +118,7 @@ class Finished:
             return job.prompts
         if job.rule == SAMPLE_RULE:  # which prompts are drawn is known once the scores are
             return 0
-        if self.config.llms[job.llm].engine == "openai":
+        if self.config.llms[job.llm].spec.is_paid:
             return self._by_key(job, requests())
         if job.rule in _CHUNKS:
             chunks = (self.results / "store" / _CHUNKS[job.rule] / job.llm / job.variant).glob("chunk-*.parquet")
@@ -141,11 +142,9 @@ class Finished:
             return sum(1 for r in records if r["engine"]["model"] == identity and record_kind(r) == "Generate")
 
     def _by_key(self, job: PlannedJob, requests: Iterator[Generate | Score]) -> int:
-        from mjd.llm.openai.engine import engine_info
-
         llm = self.config.llm_settings(job.llm)
-        info = engine_info(llm, self.config.model_entry(llm.model).identity)
-        if (job.explanations == "estimated" and job.rule in _SCORES) or not self.store.is_file():
+        info = engine_class(llm.engine).info_of(llm, self.config.model_entry(llm.model).identity)
+        if info is None or (job.explanations == "estimated" and job.rule in _SCORES) or not self.store.is_file():
             return 0
         n = 0
         with Store(self.store, create=False) as store:

@@ -19,7 +19,6 @@ from mjd.llm.base import (
     Generated,
     Score,
     Scored,
-    ScoreKind,
     Unanswered,
     Usage,
     Workplace,
@@ -42,6 +41,7 @@ from mjd.llm.openai.errors import (
 from mjd.llm.openai.requests import FAILURES_IN_A_ROW, Asked, Body, ConcurrentRequests, Response, Unclear
 from mjd.llm.openai.usage import ByteRate, read_usage
 from mjd.llm.reasoning import reasons_first
+from mjd.llm.specs import ENGINES
 from mjd.llm.store.replies import record_kind, request_record
 
 log = logging.getLogger(__name__)
@@ -72,8 +72,8 @@ class OpenAiEngine(Engine):
         ModelError: the job has no ledger.
     """
 
-    score_kind: ScoreKind = "logprob"
-    is_paid = True
+    score_kind = ENGINES["openai"].score_kind
+    is_paid = ENGINES["openai"].is_paid
 
     def __init__(self, directory: str | Path, settings: Llm, identity: str, workplace: Workplace) -> None:
         if workplace.ledger is None:
@@ -91,6 +91,10 @@ class OpenAiEngine(Engine):
         self._answered: set[str] = set()
         self._served: set[tuple[str, str]] = set()
         self._neutralised = 0
+
+    @classmethod
+    def info_of(cls, settings: Llm, identity: str) -> EngineInfo:
+        return engine_info(settings, identity)
 
     # -- what an engine does -----------------------------------------------------------------------------------
 

@@ -23,9 +23,10 @@ from mjd.backends.checkpoints import (
 from mjd.backends.devices import keep_freed_memory, resolve_device, set_threads
 from mjd.config.schema import Llm
 from mjd.errors import ModelError
-from mjd.llm.base import Engine, EngineInfo, Generate, Generated, Score, Scored, ScoreKind, Usage, Workplace
+from mjd.llm.base import Engine, EngineInfo, Generate, Generated, Score, Scored, Usage, Workplace
 from mjd.llm.chat.letters import letter_scores
 from mjd.llm.chat.tokens import ChatTokenizer
+from mjd.llm.specs import ENGINES
 from mjd.llm.transformers.decoding import Answer
 from mjd.llm.transformers.execution import Execution
 
@@ -47,7 +48,7 @@ class TransformersEngine(Engine):
         ModelError: the directory's model cannot be loaded, or lacks weights.
     """
 
-    score_kind: ScoreKind = "logit"
+    score_kind = ENGINES["transformers"].score_kind
 
     def __init__(self, directory: str | Path, settings: Llm, identity: str, workplace: Workplace | None = None) -> None:
         if workplace and workplace.threads:

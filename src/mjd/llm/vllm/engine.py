@@ -18,8 +18,9 @@ from typing import IO, Any
 
 from mjd.config.schema import Llm
 from mjd.errors import ModelError
-from mjd.llm.base import Engine, EngineInfo, Generate, Generated, Score, Scored, ScoreKind, Usage, Workplace
+from mjd.llm.base import Engine, EngineInfo, Generate, Generated, Score, Scored, Usage, Workplace
 from mjd.llm.chat.tokens import ChatTokenizer
+from mjd.llm.specs import ScoreKind
 from mjd.runtime.caches import cache_environment
 
 log = logging.getLogger(__name__)
