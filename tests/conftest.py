@@ -9,9 +9,9 @@ import hypothesis
 import pytest
 
 from mjd.config.schema import Config, Llm, read_config
+from mjd.data.items import train_items
 from mjd.data.loaders import load_items
 from mjd.estimators.first_token import PromptSettings, item_prompts
-from mjd.job import train_items
 from mjd.llm.base import Generate, Score
 from tests.workflow.conftest import ROOT, run_snakemake
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from mjd import io
 from mjd.config.schema import Config, load_config
+from mjd.data.items import train_items
 from mjd.errors import MjdError
 from mjd.labels import LabelSet, label_set
 from mjd.logs import logging_to
@@ -21,7 +22,6 @@ from mjd.runtime.interruption import closing_on_signals
 from mjd.runtime.locks import only_process, unwritable
 
 if TYPE_CHECKING:
-    import pandas as pd
     import torch
 
     from mjd.llm.base import Engine
@@ -79,11 +79,6 @@ def labels_of(snakemake: Any) -> LabelSet:
 def source_directories(paths: Iterable[str]) -> dict[str, Path]:
     """Downloaded source directories by source id, the directory's name."""
     return {Path(path).name: Path(path) for path in paths}
-
-
-def train_items(items: pd.DataFrame) -> pd.DataFrame:
-    """The items that LLMs explain and judge: those of the training split."""
-    return items[items["split"] == "train"].reset_index(drop=True)
 
 
 @contextmanager

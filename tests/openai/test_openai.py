@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from mjd.config.schema import Config, Prices
+from mjd.data.items import train_items
 from mjd.data.loaders import load_items
 from mjd.errors import BudgetError, ModelError
 from mjd.estimators.first_token import PromptSettings, StoredScores, score_items
-from mjd.job import train_items
 from mjd.llm.base import Generate, Score, Scored
 from mjd.llm.store.replies import Store
 from mjd.llm.usage import Tally

@@ -6,10 +6,10 @@ import pandas as pd
 import pytest
 
 from mjd.config.schema import Config, ItemsData, Statistics, source_ids
+from mjd.data.items import train_items
 from mjd.data.loaders import load_items
 from mjd.distributions import from_counts
 from mjd.evaluation.comparison import compare
-from mjd.job import train_items
 from mjd.reproduction.published_comparison import compare_published, read_published
 from mjd.reproduction.published_tables import PUBLISHED_DIR, comparable, read_reading
 from tests.real.conftest import SourceDirectory

@@ -9,9 +9,9 @@ import pytest
 
 from mjd import registry
 from mjd.config.schema import Config, ItemsData, source_ids
-from mjd.data.loaders import load_items, load_published_answers
-from mjd.job import train_items
-from mjd.reproduction.published_answers import load_published_selections
+from mjd.data.items import train_items
+from mjd.data.loaders import load_items
+from mjd.reproduction.published_answers import load_published_answers, load_published_selections
 from mjd.reproduction.selection_agreement import PublishedSelection, compare_selections
 from tests.real.conftest import ROOT, SourceDirectory
 

@@ -11,9 +11,10 @@ import pytest
 
 from mjd import registry, schemas
 from mjd.config.schema import Config, ItemsData, OodData, PairsData, source_ids
-from mjd.data.loaders import load_items, load_ood, load_pairs, load_published_answers, load_published_selection
+from mjd.data.loaders import load_items, load_ood, load_pairs
 from mjd.data.public import CHAOSNLI_FILE, ITEMS_FILE, read_json_lines, text_key
 from mjd.io import to_table
+from mjd.reproduction.published_answers import load_published_answers, load_published_selection
 from tests.real.conftest import ROOT, SourceDirectory
 
 pytestmark = pytest.mark.real

@@ -18,13 +18,14 @@ from mjd import schemas
 from mjd.config.data import LABEL_KEY
 from mjd.config.schema import ItemsData, OodData, PairsData, Task
 from mjd.data import checks
-from mjd.data.loaders import load_items, load_ood, load_pairs, load_published_answers, load_published_selection
+from mjd.data.loaders import load_items, load_ood, load_pairs
 from mjd.data.public import source_directory
 from mjd.data.tables import as_label_keys
 from mjd.errors import ConfigError, DataError
 from mjd.io import to_table
 from mjd.labels import label_set
 from mjd.registry import PublishedSet
+from mjd.reproduction.published_answers import load_published_answers, load_published_selection
 from mjd.settings import check
 
 SAMPLE = Path(__file__).parents[2] / "resources/sample"

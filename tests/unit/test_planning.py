@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 
 from mjd.config.schema import Config, load_config
+from mjd.data.items import train_items
 from mjd.data.loaders import load_items
 from mjd.estimators.first_token import PromptSettings, item_prompts
-from mjd.job import train_items
 from mjd.llm.base import Generate, Score, Usage, request_key
 from mjd.llm.openai.engine import engine_info
 from mjd.llm.store.ledger import Ledger

@@ -4,8 +4,9 @@ from pathlib import Path
 
 from mjd.analyses import convergence
 from mjd.config.schema import Statistics, System
+from mjd.data.items import train_items
 from mjd.io import read_parquet, write_csv, write_parquet
-from mjd.job import job, labels_of, provenance, train_items
+from mjd.job import job, labels_of, provenance
 from mjd.report.figures import plot_convergence
 from mjd.settings import check
 

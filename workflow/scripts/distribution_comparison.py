@@ -1,9 +1,10 @@
 """Adapter of rule distribution_comparison."""
 
 from mjd.config.schema import Statistics, System
+from mjd.data.items import train_items
 from mjd.evaluation import comparison
 from mjd.io import read_parquet, read_provenance, write_csv, write_parquet
-from mjd.job import job, labels_of, provenance, train_items, unanswered_prompts
+from mjd.job import job, labels_of, provenance, unanswered_prompts
 from mjd.settings import check
 
 with job(snakemake):

@@ -1,9 +1,10 @@
 """Adapter of rule distributions."""
 
 from mjd import schemas
+from mjd.data.items import train_items
 from mjd.distributions import from_counts, uniform
 from mjd.io import read_parquet, write_parquet
-from mjd.job import job, labels_of, provenance, train_items
+from mjd.job import job, labels_of, provenance
 
 with job(snakemake):
     labels = labels_of(snakemake)

@@ -1,8 +1,9 @@
 """Adapter of rule finding_table."""
 
 from mjd.config.schema import Statistics, System
+from mjd.data.items import train_items
 from mjd.io import read_parquet, write_csv, write_parquet
-from mjd.job import job, labels_of, provenance, train_items, unanswered_prompts
+from mjd.job import job, labels_of, provenance, unanswered_prompts
 from mjd.reproduction import finding
 from mjd.settings import check
 

@@ -2,11 +2,12 @@
 
 from mjd import schemas
 from mjd.config.schema import ItemsData, Task, load_config
+from mjd.data.items import train_items
 from mjd.data.loaders import load_items
 from mjd.data.overlap import items_report, report_entry
 from mjd.explanations.selection import check_sources
 from mjd.io import write_parquet
-from mjd.job import job, provenance, source_directories, train_items
+from mjd.job import job, provenance, source_directories
 from mjd.planning.prompt_counts import check_prompts_per_item
 from mjd.settings import check
 

@@ -3,10 +3,11 @@
 from pathlib import Path
 
 from mjd import schemas
-from mjd.data.loaders import load_published_answers
+from mjd.data.items import train_items
 from mjd.io import read_parquet, write_parquet
-from mjd.job import job, labels_of, provenance, train_items
+from mjd.job import job, labels_of, provenance
 from mjd.registry import PublishedSet
+from mjd.reproduction.published_answers import load_published_answers
 from mjd.settings import check
 
 with job(snakemake):

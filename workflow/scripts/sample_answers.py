@@ -2,9 +2,10 @@
 
 from mjd.analyses import first_token_agreement as first_token
 from mjd.config.schema import Analyses
+from mjd.data.items import train_items
 from mjd.estimators.first_token import PromptSettings
 from mjd.io import read_parquet, write_parquet
-from mjd.job import engine_of, job, labels_of, provenance, train_items, unanswered_prompts
+from mjd.job import engine_of, job, labels_of, provenance, unanswered_prompts
 from mjd.llm.store.replies import Store
 from mjd.llm.usage import Tally
 from mjd.prompts.templates import prompts_from

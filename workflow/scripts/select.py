@@ -1,9 +1,10 @@
 """Adapter of rule select."""
 
 from mjd import schemas
+from mjd.data.items import train_items
 from mjd.explanations.selection import select, wanted_labels
 from mjd.io import read_parquet, write_parquet
-from mjd.job import job, labels_of, provenance, train_items, unanswered_prompts
+from mjd.job import job, labels_of, provenance, unanswered_prompts
 
 with job(snakemake):
     items = train_items(read_parquet(snakemake.input.data_items))

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
+from mjd.data.items import train_items
 from mjd.io import read_parquet, write_csv, write_parquet
-from mjd.job import job, labels_of, provenance, train_items
+from mjd.job import job, labels_of, provenance
 from mjd.registry import PublishedSet
 from mjd.reproduction import selection_agreement as agreement
 from mjd.reproduction.published_answers import load_published_selections

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer
 
-from mjd.data.models import missing_packages
+from mjd.backends.packages import missing_packages
 from mjd.errors import MjdError, ModelError
 from mjd.logs import named
 

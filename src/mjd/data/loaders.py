@@ -14,9 +14,6 @@ from mjd import schemas
 from mjd.config.schema import ItemsData, OodData, PairsData, Task
 from mjd.data import annotation_tables, checks, public, tables
 from mjd.data.checks import TableName
-from mjd.reproduction.published_answers import load_published_answers, load_published_selection
-
-__all__ = ["load_items", "load_ood", "load_pairs", "load_published_answers", "load_published_selection"]
 
 
 def load_items(

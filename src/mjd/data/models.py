@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import importlib.util
 import json
 import logging
 import os
@@ -14,6 +13,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+from mjd.backends.packages import SENTENCEPIECE_FILES, missing_packages
 from mjd.data.files import atomic_directory, copy_file, link_or_copy, valid_blob
 from mjd.errors import DownloadError, ModelError
 from mjd.io import sha256_file
@@ -22,9 +22,6 @@ from mjd.registry import ModelEntry
 # What a model directory needs; leaves out the same weights in other formats.
 MODEL_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.tiktoken")
 NOT_MODEL_FILES = ("original/*", "onnx/*", "openvino/*", "coreml/*", "runs/*")
-# Tokenizer files that Transformers can read only with packages that mjd does not need otherwise.
-SENTENCEPIECE_FILES = ("tokenizer.model", "spm.model", "spiece.model", "sentencepiece.bpe.model")
-_TOKENIZER_PACKAGES = {"sentencepiece": "sentencepiece", "protobuf": "google.protobuf", "tiktoken": "tiktoken"}
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "*.tiktoken", *SENTENCEPIECE_FILES)
 # Logits of the saved model against those of the GGUF it was made from.
 LOGIT_TOLERANCE = 1e-5
@@ -80,29 +77,6 @@ def check_model_directory(directory: Path, name: str) -> None:
             )
     if packages := missing_packages(directory):
         raise ModelError(f"The tokenizer of {name} cannot be read: packages for it are missing.", packages)
-
-
-def missing_packages(directory: Path) -> str | None:
-    """The cure where a directory has no other tokenizer than one for which packages are missing; else None."""
-    found = [file for file in SENTENCEPIECE_FILES if (directory / file).exists()]
-    found += [file.name for file in sorted(directory.glob("*.tiktoken"))]
-    if not found or any((directory / other).exists() for other in ("tokenizer.json", "vocab.json", "vocab.txt")):
-        return None
-    lacking = [package for package, module in _TOKENIZER_PACKAGES.items() if not _is_installed(module)]
-    if not lacking:
-        return None
-    return (
-        f"Its only tokenizer file is {found[0]}: install the packages that read it (`.venv/bin/pip install "
-        f"{' '.join(lacking)}`), or save it once as tokenizer.json where they are installed "
-        "(`AutoTokenizer.from_pretrained(directory).save_pretrained(directory)`)."
-    )
-
-
-def _is_installed(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # of its parent package
-        return False
 
 
 # -- package ------------------------------------------------------------------------------------------------------

@@ -13,11 +13,11 @@ import pandas as pd
 import pyarrow as pa
 
 from mjd.config.schema import Config, Llm, Prompts, System
+from mjd.data.items import train_items
 from mjd.errors import ConfigError
 from mjd.estimators.first_token import PromptSettings, explanations_by_item, first_prompts, item_prompts
 from mjd.explanations.generation import explain_requests
 from mjd.explanations.selection import candidates, select, wanted_labels
-from mjd.job import train_items
 from mjd.labels import LabelSet
 from mjd.llm.base import Generate, Message, Score
 from mjd.llm.unanswered import UnansweredPrompts
