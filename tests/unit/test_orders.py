@@ -23,7 +23,7 @@ from mjd.planning import estimate as planning
 from mjd.planning.estimate import Answers, TokenCounter
 from mjd.planning.prompt_counts import check_prompts_per_item
 from mjd.prompts.templates import explanation_orders
-from tests.unit.test_config import values
+from tests.unit.config.test_schema import values
 
 NO_ANALYSES = {"convergence_items": 0, "generated_prompts": 0}
 

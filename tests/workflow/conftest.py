@@ -40,7 +40,7 @@ def snakemake() -> Run:
 @pytest.fixture(scope="session")
 def tiny_llm(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Configuration of a tiny random LLM in SmolLM2's place: for tests of the workflow, whatever its model answers."""
-    from tests.unit.tiny_llms import save_tiny_llm  # imports torch
+    from tests.unit.llm.tiny_llms import save_tiny_llm  # imports torch
 
     folder = tmp_path_factory.mktemp("tiny-llm")
     return {

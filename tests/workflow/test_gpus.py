@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.test_gpus import listed, nvidia_smi
+from tests.unit.runtime.test_gpus import listed, nvidia_smi
 from tests.workflow.conftest import Run
 
 VARIANTS = ("none-all-plain", "human-all-explicit")

@@ -8,7 +8,15 @@ from pathlib import Path
 import yaml
 
 from mjd.prompts.templates import prompts_from
-from tests.unit.test_upstream_prompts import ITEMS, PUBLISHED, SETUP, TEXTS, WRITERS, answer_files, notebook
+from tests.unit.reproduction.test_upstream_prompts import (
+    ITEMS,
+    PUBLISHED,
+    SETUP,
+    TEXTS,
+    WRITERS,
+    answer_files,
+    notebook,
+)
 from tests.workflow.conftest import ROOT
 from tests.workflow.made_up import make_checkout, run_checkout
 

@@ -32,7 +32,7 @@ def config_schema() -> dict[str, Any]:
 def _type_name(annotation: Any) -> str:
     plain = isinstance(annotation, type) and not hasattr(annotation, "__args__")
     text = annotation.__name__ if plain else str(annotation)
-    text = re.sub(r"\b(?:typing|mjd\.(?:config\w*|registry))\.", "", text).replace("Literal", "one of ")
+    text = re.sub(r"\b(?:typing|mjd\.(?:\w+\.)*\w+)\.(?=[A-Z])", "", text).replace("Literal", "one of ")
     return text.replace("None", "null").replace("|", "\\|")
 
 

@@ -28,7 +28,7 @@ from mjd.registry import PublishedSet
 from mjd.reproduction.published_answers import load_published_answers, load_published_selection
 from mjd.settings import check
 
-SAMPLE = Path(__file__).parents[2] / "resources/sample"
+SAMPLE = Path(__file__).parents[3] / "resources/sample"
 NAMES = {"e": "entailment", "n": "neutral", "c": "contradiction"}
 COUNTS = {
     "varierr": {"title": "VariErr dist", "guided_by": "explanations"},

@@ -18,7 +18,7 @@ from mjd.errors import ConfigError, ModelError
 from mjd.llm.base import EngineInfo, Generate, Message, Score, request_key
 from mjd.llm.chat.letters import letter_scores
 from mjd.llm.chat.tokens import ChatTokenizer
-from tests.unit.chat_tokenizers import CHATML, KINDS, MISTRAL, SPECIAL, save_tokenizer, tokenizer_of
+from tests.unit.llm.chat.chat_tokenizers import CHATML, KINDS, MISTRAL, SPECIAL, save_tokenizer, tokenizer_of
 
 QWEN3 = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}<|im_start|>assistant\n"

@@ -24,7 +24,7 @@ from mjd.llm.base import Message, Score
 from mjd.llm.chat.tokens import ChatTokenizer
 from mjd.llm.transformers.engine import TransformersEngine
 from mjd.planning.progress import own_counter
-from tests.unit.tiny_llms import save_tiny_llm
+from tests.unit.llm.tiny_llms import save_tiny_llm
 
 Edit = Callable[[Path], object]
 SENTENCEPIECE = b"\n\x0e\n\x05<unk>\x15\x00\x00\x00\x00\x18\x02"
@@ -150,7 +150,7 @@ def test_sentencepiece_tokenizer_without_packages_names_them(
 ) -> None:
     only_sentencepiece(tiny, name, kind)
     # As in the locked environment, wherever the test runs.
-    monkeypatch.setattr("mjd.data.models._is_installed", lambda module: False)
+    monkeypatch.setattr("mjd.backends.packages._is_installed", lambda module: False)
     with pytest.raises(ModelError, match="tokenizer") as error:
         ChatTokenizer(tiny, "auto", "local:mine")
     assert f"Its only tokenizer file is {name}: install" in error.value.cure

@@ -134,7 +134,7 @@ def test_missing_key_is_named() -> None:
         ("llms", {"smollm2": {"title": "x", "model": "smolm2-135m-instruct"}}, "did you mean 'smollm2-135m-instruct'"),
         ("llms", {"smollm2": llm(engine="vlm")}, "engine names 'vlm', which does not exist .did you mean 'vllm'"),
         ("llms", {"smollm2": llm(engine="openai")}, "is no API model: it does not fit engine openai"),
-        ("llms", {"smollm2": llm(model="gpt-4o")}, "is behind an API: it needs engine openai"),
+        ("llms", {"smollm2": llm(model="gpt-4o")}, "is behind an API: it needs an engine for APIs \(openai"),
         ("llms", {"smollm2": llm(openai={"base_url": "https://me:key@host/v1"})}, "secrets come from the environment"),
         ("llms", {"smollm2": llm(openai={"base_url": "host/v1"})}, "must be an http or https URL"),
     ],

@@ -513,7 +513,7 @@ def save_text(path: Path) -> None:
 def test_interrupted_job_ends_its_workers_at_once(tmp_path: Path) -> None:
     job = (
         "import os, sys, time, signal\n"
-        "from mjd import finetune\n"
+        "from mjd.classifiers import finetuning as finetune\n"
         "from mjd.runtime.interruption import closing_on_signals\n"
         "def started(job, parent):\n    print(os.getpid(), flush=True)\n"
         "finetune._start_worker = started\n"
@@ -521,7 +521,7 @@ def test_interrupted_job_ends_its_workers_at_once(tmp_path: Path) -> None:
         "with closing_on_signals():\n"
         "    list(finetune._ended(None, [600, 600], 2))\n"
     )
-    environment = os.environ | {"PYTHONPATH": str(Path(finetune.__file__).parents[1])}
+    environment = os.environ | {"PYTHONPATH": str(Path(finetune.__file__).parents[2])}
     with subprocess.Popen([sys.executable, "-c", job], stdout=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout is not None
         workers = [int(process.stdout.readline()) for _ in range(2)]

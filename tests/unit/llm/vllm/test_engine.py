@@ -15,7 +15,7 @@ from mjd.config.schema import Llm, read_config
 from mjd.errors import ModelError
 from mjd.llm.base import Generate, Message, Workplace
 from mjd.llm.vllm.engine import VllmEngine, Worker, find_python, worker_environment
-from tests.unit.tiny_llms import save_tiny_llm
+from tests.unit.llm.tiny_llms import save_tiny_llm
 
 CONFIG = read_config("config/config.yaml")
 

@@ -13,7 +13,7 @@ from mjd.reproduction.published_comparison import compare_published, read_publis
 from mjd.reproduction.published_tables import PUBLISHED_DIR, Comparable, Reading, read_reading
 from mjd.settings import check
 
-GOLDEN = Path(__file__).parents[1] / "golden/published_comparison.csv"
+GOLDEN = Path(__file__).parents[2] / "golden/published_comparison.csv"
 PUBLISHED = {
     "distances.csv": "system,kl,tvd,share\nHumans,0.000,0.000,\nVotes,1.242,0.295,75.5\nBig MJD,0.259,0.284,\n",
     "classes.csv": "model,bert_r1,roberta_r1\nHumans,0.268,0.357\nVotes,0.229,0.31\nBig MJD,0.246,0.304\n",

@@ -7,7 +7,7 @@ import pytest
 from mjd.config.schema import Statistics, System, read_config
 from mjd.io import to_table
 from mjd.reproduction.finding import NOISE, cases, finding_table, lines, schema, verdict_alike, verdict_better
-from tests.unit.test_stats import noise
+from tests.unit.evaluation.test_statistics import noise
 
 LABELS = read_config("config/config.yaml").labels
 SETTINGS = Statistics(resamples=500)

@@ -15,7 +15,7 @@ from mjd.data.loaders import load_items, load_ood, load_pairs
 from mjd.errors import DataError
 from mjd.settings import check
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 LABELS = [{"key": "e", "name": "entailment"}, {"key": "n", "name": "neutral"}, {"key": "c", "name": "contradiction"}]
 BARE = "uid,premise,hypothesis"
 IN_DOCS = "see 'One row per annotation' in docs/extending.md"

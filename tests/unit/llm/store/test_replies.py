@@ -24,7 +24,7 @@ from mjd.llm.base import EngineInfo, Generate, Message, Score, Usage, request_ke
 from mjd.llm.store.ledger import Ledger
 from mjd.llm.store.maintenance import stats
 from mjd.llm.store.replies import Store, one_at_a_time, record_key, request_record
-from tests.unit.test_caches import READ_ONLY, can_mount
+from tests.unit.runtime.test_caches import READ_ONLY, can_mount
 from tests.workflow.conftest import ROOT
 
 INFO = EngineInfo("fake", "1", "fake-model", (("dtype", "float32"),))

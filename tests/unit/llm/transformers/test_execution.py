@@ -17,7 +17,7 @@ from mjd.llm.base import Generate, Message, Score
 from mjd.llm.transformers.engine import TransformersEngine
 from mjd.llm.transformers.execution import choose_probes
 from mjd.llm.transformers.reference import exact_attention, in_float32
-from tests.unit.tiny_llms import FAMILIES, NOT_CAUSAL, OTHER_FAMILIES, save_tiny_llm
+from tests.unit.llm.tiny_llms import FAMILIES, NOT_CAUSAL, OTHER_FAMILIES, save_tiny_llm
 
 # Rendered, the longest has 88 tokens: more than the windows and chunks of 24 and Phi-3's short context of 64.
 TEXTS = ["It rained all day long, and so the grass was wet.", "Hi", "It rained all night, or so.", "Hello there, rain"]

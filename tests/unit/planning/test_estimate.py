@@ -20,8 +20,8 @@ from mjd.llm.store.replies import Store, request_record
 from mjd.planning import estimate as planning
 from mjd.planning.estimate import PlannedJob
 from mjd.planning.progress import Finished, approximate_counter, known_answers, own_counter
-from tests.unit.test_config import values
-from tests.unit.tiny_llms import save_tiny_llm
+from tests.unit.config.test_schema import values
+from tests.unit.llm.tiny_llms import save_tiny_llm
 
 API = {
     "engine": "openai",

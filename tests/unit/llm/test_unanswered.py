@@ -32,8 +32,8 @@ from mjd.llm.unanswered import UnansweredPrompts
 from mjd.llm.usage import Tally
 from mjd.report.figures import plot_convergence
 from tests.openai.injecting_proxy import InjectingProxy
-from tests.unit.test_openai_engine import Site, completion
-from tests.unit.tiny_llms import save_tiny_llm
+from tests.unit.llm.openai.test_engine import Site, completion
+from tests.unit.llm.tiny_llms import save_tiny_llm
 
 CONFIG = read_config("config/config.yaml")
 LABELS = CONFIG.labels

@@ -23,7 +23,7 @@ from mjd.llm.transformers.engine import TransformersEngine
 from mjd.llm.transformers.tree import parts
 from mjd.llm.transformers.tree_model import TreeModel
 from mjd.prompts.templates import Explanation, score_prompts
-from tests.unit.tiny_llms import FAMILIES, byte_tokenizer, save_tiny_llm
+from tests.unit.llm.tiny_llms import FAMILIES, byte_tokenizer, save_tiny_llm
 
 CONFIG = read_config("config/config.yaml")
 SHOWN = [Explanation("e", "Rain wets grass."), Explanation("n", "There may be a roof.")]

@@ -14,7 +14,7 @@ from mjd.config.schema import load_config
 from mjd.errors import ConfigError, ModelError
 from mjd.runtime import gpus
 from mjd.runtime.gpus import find_gpus, limit_gpus, take_gpus
-from tests.unit.test_config import llm, values
+from tests.unit.config.test_schema import llm, values
 from tests.workflow.conftest import ROOT
 
 TAKE = """

@@ -18,7 +18,7 @@ from mjd.data import models
 from mjd.data.models import fetch_model
 from mjd.errors import DownloadError, ModelError
 from mjd.registry import ModelEntry
-from tests.unit.tiny_llms import save_tiny_llm
+from tests.unit.llm.tiny_llms import save_tiny_llm
 
 
 @pytest.fixture(scope="module")
