@@ -55,10 +55,11 @@ test-vllm: $(STAMP) $(VLLM_STAMP) ## the engine vllm against the real vLLM
 test-openai: $(STAMP) $(VLLM_STAMP) ## the engine openai against a real server on 127.0.0.1
 	$(BIN)/python -m pytest tests/openai
 
-lint: $(STAMP) ## ruff, mypy, snakefmt, snakemake --lint
+lint: $(STAMP) ## ruff, mypy, import contracts, snakefmt, snakemake --lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/snakefmt --check --compact-diff Snakefile workflow/rules
 	$(BIN)/snakemake --lint
 
