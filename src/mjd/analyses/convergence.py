@@ -101,7 +101,8 @@ def arrange(scores: pd.DataFrame, items: pd.DataFrame, labels: LabelSet, tempera
 def convergence_rows(found: AllOrders, settings: Statistics, seed: int) -> pd.DataFrame:
     """Rows of `schema` without the columns that name the scorer: one random prompt, then 1, 2, ..., cyclic, all.
 
-    They are the orders of `mjd.prompts.templates.explanation_orders`, each with all option orders, as `scoring.orders` has them.
+    They are the orders of `mjd.prompts.templates.explanation_orders`, each with all option orders, as `scoring.orders`
+    has them.
     """
     n_items, n_orders, n_options, _ = found.p.shape
     by_order = found.p.mean(axis=2)

@@ -72,8 +72,8 @@ class Variant:
 def answer_letter(text: str, letters: Sequence[str]) -> str | None:
     """The first option letter that stands alone in an answer (`B`, `(B)`, `B. neutral`); None if there is none.
 
-    Letters within reasoning (`mjd.llm.reasoning`) are no answer. An article ("A neutral answer") is no letter; "A is right"
-    and "A or B" start with one.
+    Letters within reasoning (`mjd.llm.reasoning`) are no answer. An article ("A neutral answer") is no letter; "A is
+    right" and "A or B" start with one.
     """
     text = after_reasoning(text) or ""
     for match in re.finditer(rf"(?<![A-Za-z'])([{''.join(letters)}])(?![A-Za-z'])", text):

@@ -118,7 +118,8 @@ def finetuning_table(predictions: pd.DataFrame, items: pd.DataFrame, labels: Lab
 
     Columns: system, split, seed, then in nats `kl` = mean KL(HJD‖prediction), `reference_kl` = kl / K (what the
     paper's `kl_div(reduction="mean")` reports), `ce_loss` = mean -Σ HJD ln prediction, then `weighted_f1` and
-    `macro_f1` against the majority label of the HJD, where any of the labels that tie is right (`mjd.evaluation.metrics.f1`);
+    `macro_f1` against the majority label of the HJD, where any of the labels that tie is right
+    (`mjd.evaluation.metrics.f1`);
     `reference_weighted_f1` and `reference_macro_f1` take the first of them in label order as gold, as the paper does.
     `n` items, of which the share `share_ties` has several gold labels, and `n_truncated` lost tokens at `max_length`.
 

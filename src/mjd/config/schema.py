@@ -378,7 +378,8 @@ class Config(Settings):
             )
         if isinstance(entry, Llm) and not model.api and runs == "api":
             raise ValueError(
-                f"{key}.model {entry.model!r} is no API model: it does not fit engine {entry.engine} (models.<name>.api)"
+                f"{key}.model {entry.model!r} is no API model: it does not fit engine {entry.engine} "
+                "(models.<name>.api)"
             )
         if model.api and self.budget_usd is not None and isinstance(entry, Llm) and entry.prices is None:
             raise ValueError(f"budget_usd needs {key}.prices, or the job could not tell what it spends")

@@ -1,4 +1,4 @@
-"""From scores to model judgment distributions: transforms, bounds of letters that an API did not list, means over prompts."""
+"""From scores to model judgment distributions: bounds of letters that an API did not list, transforms, means."""
 
 from __future__ import annotations
 

@@ -43,8 +43,8 @@ Selection = Literal["first", "longest"]
 def parse_candidates(answer: str) -> list[str]:
     """Candidate explanations of one answer: its bullet or numbered lines; a list-less answer is one candidate.
 
-    Reasoning that a model writes before its answer holds none, see `mjd.llm.reasoning`. A list-less answer that keeps its
-    line breaks (two spaces before each, as Markdown wants) is a list without bullets. A cut-off last line stays a
+    Reasoning that a model writes before its answer holds none, see `mjd.llm.reasoning`. A list-less answer that keeps
+    its line breaks (two spaces before each, as Markdown wants) is a list without bullets. A cut-off last line stays a
     candidate, as in the reference implementation. An empty answer has none.
     """
     text = after_reasoning(answer) or ""

@@ -156,7 +156,7 @@ class Engine(ABC):
 
     @classmethod
     def info_of(cls, settings: Llm, identity: str) -> EngineInfo | None:
-        """Its `info` without a key, a connection or weights, for plans; None where it is known only once it is built."""
+        """Its `info` without a key, a connection or weights, for plans; None where only a built engine has it."""
         return None
 
     @abstractmethod

@@ -21,7 +21,9 @@ def explanations_per_item(
     human_explanations: pd.DataFrame,
     labels: LabelSet,
 ) -> Mapping[str, int]:
-    """How many explanations a prompt of each item shows, by uid; arguments as for `mjd.explanations.selection.wanted_labels`.
+    """How many explanations a prompt of each item shows, by uid.
+
+    Arguments as for `mjd.explanations.selection.wanted_labels`.
 
     Raises:
         DataError: an item has no human explanation where the source needs one.

@@ -1,6 +1,7 @@
 """How the published tables are read, and which of their rows and columns a configuration can be compared with.
 
-Light on purpose: the Snakefile asks while it builds the DAG. The comparison itself is `mjd.reproduction.published_comparison`.
+Light on purpose: the Snakefile asks while it builds the DAG. The comparison itself is
+`mjd.reproduction.published_comparison`.
 """
 
 from __future__ import annotations
