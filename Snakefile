@@ -4,7 +4,7 @@ from pathlib import Path
 
 from snakemake.utils import min_version
 
-min_version("9.0")
+min_version("9.10")
 
 # Jobs import the package from this checkout, whatever environment runs them.
 SOURCE = str(Path(workflow.basedir) / "src")
