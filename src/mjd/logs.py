@@ -149,9 +149,10 @@ class Progress:
         ) + (f", {note}" if (note := self.note()) else "")
 
     def _before_step(self) -> None:
-        """Log now and then, and only between bursts: units of one batch end together, half a burst says nothing."""
+        """Log now and then, between bursts if there are any: units of one batch end together, half of one misleads."""
         now = time.monotonic()
-        if now - self._logged >= LOG_EVERY_SECONDS and now - self._stepped > BURST_SECONDS:
+        is_due = now - self._logged >= LOG_EVERY_SECONDS
+        if is_due and (now - self._stepped > BURST_SECONDS or now - self._logged >= 2 * LOG_EVERY_SECONDS):
             self._logged = now
             self._log.info(self.line())
 

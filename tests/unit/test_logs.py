@@ -39,6 +39,18 @@ def test_log_lines_come_between_bursts(clock: list[float], caplog: pytest.LogCap
         ]
 
 
+def test_steps_without_a_pause_are_logged_all_the_same(clock: list[float], caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    with Progress("scoring", 10_000, "prompts") as progress:
+        for step in range(1, 6_000):
+            clock[0] = step / 100
+            progress.done()
+        lines = [record.message.split(" of ")[0] for record in caplog.records]
+        assert lines == ["scoring: 2999 done, 0 cached, 0 failed"]
+            "scoring: 2999 done, 0 cached, 0 failed"
+        ]
+
+
 def test_a_note_ends_the_line(clock: list[float]) -> None:
     with Progress("scoring", 1, "prompts") as progress:
         progress.note = lambda: "0.0100 USD spent"

@@ -118,7 +118,7 @@ def test_configuration_without_encoders_pairs_and_rounds_plans_its_jobs(
     values = yaml.safe_load((ROOT / "config/config.yaml").read_text(encoding="utf-8"))
     data = {name: part for name, part in values["data"].items() if name not in ("pairs", "ood")}
     path = tmp_path / "config.yaml"
-    own = {"data": data, "encoders": {}, "results_dir": str(tmp_path)}
+    own = {"data": data, "encoders": {}, "results_dir": str(tmp_path), "downloads_dir": str(tmp_path / "downloads")}
     path.write_text(yaml.safe_dump(values | own), encoding="utf-8")
     done = snakemake("-n", target, "--configfile", str(path))
     assert done.returncode == 0, done.stderr
