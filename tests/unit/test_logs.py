@@ -47,8 +47,6 @@ def test_steps_without_a_pause_are_logged_all_the_same(clock: list[float], caplo
             progress.done()
         lines = [record.message.split(" of ")[0] for record in caplog.records]
         assert lines == ["scoring: 2999 done, 0 cached, 0 failed"]
-            "scoring: 2999 done, 0 cached, 0 failed"
-        ]
 
 
 def test_a_note_ends_the_line(clock: list[float]) -> None:
