@@ -97,7 +97,7 @@ def engine_of(snakemake: Any, store: Store) -> Iterator[Engine]:
     config = load_config(snakemake.config)
     settings = config.llm_settings(snakemake.wildcards.llm)
     # Rule load_items has checked this; `scoring` may have changed since, which runs no rule before this one again.
-    human = io.read_parquet(f"{config.results_dir}/data/human_explanations.parquet")
+    human = io.read_parquet(snakemake.input.human_explanations)
     check_prompts_per_item(config, train_items(io.read_parquet(snakemake.input.data_items)), human)
     identity = snakemake.params.engine["identity"]
     ledger = Ledger(store, identity, settings.prices, config.budget_usd)
@@ -123,7 +123,7 @@ def token_counter(config: Config, model: str) -> Callable[[str], int] | None:
 
     One that does not load is warned about, and its tokens are taken from the bytes: the reply to count is paid for.
     """
-    from mjd.llm.openai.usage import bytes_count
+    from mjd.llm.usage import bytes_count
 
     named = config.model_entry(model).tokenizer
     directory = Path(config.downloads_dir) / "models" / str(named)

@@ -100,6 +100,7 @@ rule bias:
 rule sample_answers:
     input:
         data_items=rules.load_items.output.data_items,
+        human_explanations=rules.load_items.output.human_explanations,
         explanations=lambda wildcards: [
             path
             for system in FIRST_TOKEN[wildcards.llm]

@@ -4,6 +4,7 @@
 rule generate_explanations:
     input:
         data_items=rules.load_items.output.data_items,
+        human_explanations=rules.load_items.output.human_explanations,
         prompts=PROMPTS_FILE,
         model=lambda wildcards: model_directory(wildcards.llm),
     output:

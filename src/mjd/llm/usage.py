@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, field
 from typing import Any
 
 from mjd.llm.base import Usage
+
+# Without a tokenizer: few tokens of any language or vocabulary are shorter, so that the budget holds.
+_BYTES_A_TOKEN = 2
 
 
 @dataclass
@@ -51,3 +55,8 @@ class Tally:
         if self.cut_at_context_end:
             counts["cut_at_context_end"] = self.cut_at_context_end
         return counts
+
+
+def bytes_count(text: str) -> int:
+    """Tokens of a text where no tokenizer counts them: more than there are, as a rule."""
+    return math.ceil(len(text.encode()) / _BYTES_A_TOKEN)

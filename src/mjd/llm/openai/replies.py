@@ -12,8 +12,9 @@ from mjd.llm.base import Generate, Generated, Message, Score, Scored, Usage
 from mjd.llm.logprobs import ROUNDING, is_meant
 from mjd.llm.openai import markers as openai_markers
 from mjd.llm.openai.errors import MissingLogprobsError, NoLetterError, UnreadableReplyError, WithheldReplyError
-from mjd.llm.openai.usage import bytes_count, read_usage
+from mjd.llm.openai.usage import read_usage
 from mjd.llm.reasoning import after_reasoning
+from mjd.llm.usage import bytes_count
 
 ENDPOINT: Literal["/v1/chat/completions"] = "/v1/chat/completions"
 # Tokens that a chat template adds around a message, at most.

@@ -7,20 +7,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from mjd.llm.base import Usage
+from mjd.llm.usage import bytes_count
 
 # Tokens that a chat template adds around a message, as a rule.
 _TEMPLATE_TOKENS = 8
-# Without a tokenizer: few tokens of any language or vocabulary are shorter, so that the budget holds.
-_BYTES_A_TOKEN = 2
 # A larger number of tokens is none: no context is as long.
 _MOST_TOKENS = 10**9
 
 CountTokens = Callable[[str], int]
-
-
-def bytes_count(text: str) -> int:
-    """Tokens of a text where no tokenizer counts them: more than there are, as a rule."""
-    return math.ceil(len(text.encode()) / _BYTES_A_TOKEN)
 
 
 class ByteRate:

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from mjd.llm.base import Usage
-from mjd.llm.openai.usage import bytes_count, read_usage
+from mjd.llm.openai.usage import read_usage
+from mjd.llm.usage import bytes_count
 
 # 10 characters, and 8 for the template: 18 tokens where a character is one.
 BODY = {"messages": [{"role": "user", "content": "Which one?"}]}
