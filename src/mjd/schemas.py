@@ -18,14 +18,16 @@ def _group(labels: LabelSet, prefix: str, kind: pa.DataType, nullable: bool = Fa
 
 
 def items(labels: LabelSet, text_fields: Sequence[str], label_sets: Sequence[str]) -> pa.Schema:
-    """Items: text, HJD as shares (`hjd_*`, null where unknown), label counts per label set, split.
+    """Items: text, HJD as shares (`hjd_*`, null where unknown), its votes, label counts per label set, split.
 
+    `n_votes` is the number of human votes behind the HJD, null where there is no HJD or the number is not known (no
+    name `hjd_*` would do: each is a label's share, `hjd_n` that of neutral).
     Counts (`varierr_*`, `mnli_*`, ...) are the number of annotators who chose the label, null where an item was
     not annotated. `split` is train, dev or test.
     """
     fields = [_required("uid", pa.string())]
     fields += [_required(field, pa.string()) for field in text_fields]
-    fields += _group(labels, "hjd", pa.float64(), nullable=True)
+    fields += [*_group(labels, "hjd", pa.float64(), nullable=True), pa.field("n_votes", pa.int64())]
     for name in label_sets:
         fields += _group(labels, name, pa.int64(), nullable=True)
     return pa.schema([*fields, _required("split", pa.string())])

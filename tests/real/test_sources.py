@@ -55,6 +55,10 @@ def test_train_items_keep_the_published_order_and_hjd(
     ]
 
 
+def test_every_hjd_has_100_votes_behind_it(tables: Tables) -> None:
+    assert tables[0]["n_votes"].tolist() == [100] * 1599
+
+
 @pytest.mark.parametrize("split", ["dev", "test"])
 def test_hjd_of_dev_and_test_is_the_published_label(
     tables: Tables, source: SourceDirectory, public_config: Config, split: str

@@ -13,7 +13,7 @@ from mjd.labels import LabelSet, check_labels, dash_note, label_set
 from mjd.settings import Settings, check_distinct, check_fits_paths
 
 # Columns of items, pairs and OOD rounds beside text fields.
-OWN_COLUMNS = frozenset({"uid", "round", "label", "split"})
+OWN_COLUMNS = frozenset({"uid", "round", "label", "split", "n_votes"})
 
 # Splits that predictions hold beside rounds, and what tables count beside them (`n_seeds`).
 OWN_ROUNDS = frozenset({"dev", "test", "seeds"})
@@ -133,6 +133,9 @@ class Task(Settings):
     @model_validator(mode="after")
     def _columns_differ(self) -> Self:
         check_labels(self.label_set, list(self.label_counts))
+        for name in self.label_counts:
+            if taken := [column for column in self.label_set.columns(name) if column.casefold() in OWN_COLUMNS]:
+                raise ValueError(f"label_counts {name!r} has the column {taken[0]!r}, which mjd uses itself: rename it")
         return self
 
     @model_validator(mode="after")
@@ -157,7 +160,11 @@ class ItemsData(Settings):
     loader: Literal["tables", "mjd-estimator"] = Field(
         description="tables: your own files; mjd-estimator: the paper's 341 items with ChaosNLI dev and test."
     )
-    items: str | None = Field(None, description="tables: CSV or Parquet file with a row per item.")
+    items: str | None = Field(
+        None,
+        description="tables: CSV or Parquet file with a row per item: uid, the text fields, split and, where known, "
+        "hjd_* (shares), n_votes (how many labels they come from) and label counts.",
+    )
     human_explanations: str | None = Field(None, description="tables: CSV or Parquet file of human explanations.")
 
 

@@ -37,7 +37,7 @@ def check_rows_are_items(
         return  # another check names the missing column
     keys = text_keys(raw, text_fields)
     groups = [column for name in ("hjd", *label_sets) for column in labels.columns(name)]
-    votes = _label_columns(raw, labels, {"uid", "split", *text_fields, *groups})
+    votes = _label_columns(raw, labels, {"uid", "split", "n_votes", *text_fields, *groups})
     shares = [column for column in groups if column in raw.columns and not raw[column].map(_is_vote).all()]
     shown = ", ".join(labels.columns("hjd"))
     cure = f"Give one row per item, with the shares of its annotators' labels in {shown}: {_DOCS}."
@@ -121,6 +121,8 @@ def check_votes_are_merged(
 ) -> None:
     """Refuse items (typed) with the same texts and different single votes: HJDs of one label, or counts of 1 in all.
 
+    HJDs of one label that `n_votes` says several annotators chose are no single votes.
+
     Raises:
         DataError: naming both rows, and how to merge them.
     """
@@ -131,6 +133,8 @@ def check_votes_are_merged(
         columns = labels.columns(name)
         values = np.nan_to_num(items[columns].to_numpy(float, na_value=np.nan))
         single = (np.abs(values.sum(axis=1) - 1) <= HJD_TOLERANCE) & (values.max(axis=1) >= 1 - HJD_TOLERANCE)
+        if name == "hjd":
+            single &= ~(items["n_votes"] > 1).to_numpy(bool)
         chosen = values.argmax(axis=1)
         several = pd.Series(chosen, index=items.index)[single].groupby(keys[single], sort=False).nunique() > 1
         if several.any():

@@ -66,13 +66,13 @@ def check_items(
     Every uid occurs once, texts are not empty, splits are train, dev or test, some items are train items, and some dev
     items where there is `fine_tuning`. HJDs are distributions and label counts whole numbers with at least one label;
     both are complete or absent in a row. Dev and test items need an HJD, train items label counts, and an HJD if
-    `every_hjd`.
+    `every_hjd`. The number of votes behind an HJD is a whole number from 1, or not known.
 
     Raises:
         DataError: the first thing that is wrong, naming `where`, row and column.
     """
     groups = [column for name in ("hjd", *label_sets) for column in labels.columns(name)]
-    check_columns(items, ["uid", *text_fields, *groups, "split"], where)
+    check_columns(items, ["uid", *text_fields, *groups, "n_votes", "split"], where)
     if items.empty:
         raise DataError(f"{where} has no rows.", "Give at least one item.")
     _check_uids(items, where)
@@ -88,6 +88,7 @@ def check_items(
             "Mark some items that have an HJD with split dev, or set encoders: {} to make MJDs only.",
         )
     _check_hjd(items, labels, where, every_hjd)
+    _check_votes(items, labels, where)
     for name in label_sets:
         _check_counts(items, labels.columns(name), name, where)
 
@@ -329,6 +330,27 @@ def _check_hjd(items: pd.DataFrame, labels: LabelSet, where: str, every_hjd: boo
         ", ".join(columns),
         lambda row: f"an HJD sums to {known[row].sum():.7g}, not 1 ({_group(values[row], columns)})",
         "Give the shares of annotators; from counts, divide each by their sum.",
+    )
+
+
+def _check_votes(items: pd.DataFrame, labels: LabelSet, where: str) -> None:
+    """Numbers of votes stand beside HJDs only, and are whole numbers from 1."""
+    votes = items["n_votes"].to_numpy(float, na_value=np.nan)
+    columns = labels.columns("hjd")
+    given = ~np.isnan(votes)
+    fail_at(
+        given & items[columns].isna().any(axis=1).to_numpy(bool),
+        where,
+        "n_votes",
+        lambda row: f"an item without an HJD has {votes[row]:g} votes",
+        f"Fill in {', '.join(columns)}, or leave the cell empty.",
+    )
+    fail_at(
+        given & ~((votes >= 1) & (votes == np.floor(votes)) & (votes <= MOST_ANNOTATORS)),
+        where,
+        "n_votes",
+        lambda row: f"{votes[row]:g} is not a number of votes",
+        "Give the number of annotators behind the HJD, 1 or more; leave the cell empty where it is not known.",
     )
 
 

@@ -47,9 +47,9 @@ def load_items(
     checks.check_human_explanations(explanations, items, labels, explanations_where)
     if limit is not None:
         items = items.groupby("split", sort=False).head(limit)
-    counts = {column: "Int64" for name in sets for column in labels.columns(name)}
+    whole = ["n_votes", *(column for name in sets for column in labels.columns(name))]
     columns = schemas.columns(schemas.items(labels, task.text_fields, sets))
-    items = items[columns].astype(counts).reset_index(drop=True)
+    items = items[columns].astype(dict.fromkeys(whole, "Int64")).reset_index(drop=True)
     return items, _ordered_like(items, explanations)
 
 

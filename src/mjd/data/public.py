@@ -153,10 +153,13 @@ def _chaosnli(path: Path) -> dict[TextKey, dict[str, Any]]:
 
 
 def _hjd(record: Mapping[str, Any], keys: Mapping[str, str]) -> dict[str, float]:
-    """Shares from `label_counter` (code -> annotators): `label_count` is a bare list whose order is not stated."""
+    """Shares and number of votes from `label_counter` (code -> annotators).
+
+    `label_count` holds the same numbers as a bare list, whose order is not stated.
+    """
     counts = {code: record["label_counter"].get(code, 0) for code in NLI_LABELS}
     total = sum(counts.values())
-    return {f"hjd_{keys[code]}": count / total for code, count in counts.items()}
+    return {f"hjd_{keys[code]}": count / total for code, count in counts.items()} | {"n_votes": total}
 
 
 def _counts(record: Mapping[str, Any], keys: Mapping[str, str], label_sets: Sequence[str]) -> dict[str, int]:

@@ -94,7 +94,7 @@ def _cure_of_suffix(path: Path, used: Collection[str]) -> str:
 def as_items(
     raw: pd.DataFrame, labels: LabelSet, text_fields: Sequence[str], label_sets: Sequence[str], where: str
 ) -> pd.DataFrame:
-    """Typed items from a text table; HJD and label counts may be absent and are null then.
+    """Typed items from a text table; HJD, its number of votes and label counts may be absent and are null then.
 
     Raises:
         DataError: a column is missing, a group of columns is there in part, or a cell is not a number.
@@ -107,6 +107,7 @@ def as_items(
             check_columns(raw, columns, where)
         for column in columns:
             typed[column] = as_numbers(raw, column, where) if column in raw.columns else np.nan
+    typed["n_votes"] = as_numbers(raw, "n_votes", where) if "n_votes" in raw.columns else np.nan
     typed["split"] = raw["split"]
     _warn_ignored(raw, typed, where)
     return typed

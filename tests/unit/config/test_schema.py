@@ -99,6 +99,7 @@ def test_missing_key_is_named() -> None:
             "text_fields names 'uid', which mjd uses itself: give the column",
         ),
         ("task", {"text_fields": ["options"]}, "text_fields names 'options', which mjd uses itself"),
+        ("task", {"text_fields": ["n_votes"]}, "text_fields names 'n_votes', which mjd uses itself"),
         ("task", {"text_fields": ["hjd_e"]}, "text_fields names 'hjd_e', which mjd uses itself"),
         (
             "task",
@@ -394,6 +395,10 @@ def test_labels_keys_of_a_scale_are_accepted() -> None:
         (
             task_with(("b", "x"), ("a_b", "y"), label_counts={"hjd_a": COUNTS}),
             "column 'hjd_a_b' would belong to 'hjd' and to 'hjd_a'",
+        ),
+        (
+            task_with(("Votes", "x"), ("b", "y"), label_counts={"n": COUNTS}),
+            "label_counts 'n' has the column 'n_Votes', which mjd uses itself",
         ),
     ],
 )

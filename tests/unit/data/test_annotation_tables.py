@@ -105,6 +105,7 @@ def test_repeated_uid_that_is_no_annotation_gets_its_own_cure(tmp_path: Path, co
         f"{BARE},hjd_e,hjd_n,hjd_c,split\n1,a,b,1,0,0,train\n2,a,b,1,0,0,train\n",
         f"{BARE},hjd_e,hjd_n,hjd_c,split,label\n1,a,b,.6,.4,0,train,e\n2,a,b,.4,.6,0,train,n\n",
         f"{BARE},split,label\n1,a,b,train,e\n2,c,d,train,n\n3,e,f,train,n\n4,a,b,train,n\n5,g,h,train,n\n",
+        f"{BARE},hjd_e,hjd_n,hjd_c,n_votes,split\n1,a,b,1,0,0,5,train\n2,a,b,0,1,0,4,train\n",  # unanimous
     ],
 )
 def test_same_texts_that_are_no_annotations_are_loaded(tmp_path: Path, content: str) -> None:
@@ -139,3 +140,10 @@ def test_code_of_the_docs_makes_one_row_per_item_with_shares(tmp_path: Path, mon
     items = load_items(ItemsData(loader="tables", items="items.csv"), TASK, {})[0].set_index("uid")
     assert items.loc["007", ["premise", "hjd_e", "hjd_n", "hjd_c"]].tolist() == ["nan", 0.0, 1.0, 0.0]
     np.testing.assert_allclose(items.loc["7", ["hjd_e", "hjd_n", "hjd_c"]].astype(float), [2 / 3, 1 / 3, 0], atol=1e-12)
+    assert items["n_votes"].to_dict() == {"7": 3, "007": 3}
+
+
+def test_numbers_of_votes_that_look_like_label_keys_are_no_labels(tmp_path: Path) -> None:
+    labels = [{"key": str(k), "name": f"grade {k}"} for k in (1, 2, 3)]
+    content = f"{BARE},hjd_1,hjd_2,hjd_3,n_votes,split\n1,a,b,,,,,train\n2,a,b,1,0,0,3,train\n3,a,b,.5,.5,0,2,train\n"
+    assert len(items_of(content, tmp_path, nli_task(labels=labels))) == 3

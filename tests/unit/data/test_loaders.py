@@ -123,9 +123,53 @@ def test_limit_keeps_the_first_of_each_split(tmp_path: Path) -> None:
 def test_optional_columns_may_be_absent(tmp_path: Path) -> None:
     own, explained = "uid,premise,hypothesis,split\nt1,a,b,train\n", "uid,label,text\nt1,e,x\nt1,n,y\n"
     items, explanations = load_tables(tmp_path, own, explained, task=nli_task(label_counts={}))
-    assert items.filter(regex="hjd").isna().all(axis=None)
+    assert items.filter(regex="hjd|n_votes").isna().all(axis=None)
     assert explanations["position"].tolist() == [0, 1]
     assert explanations["annotator"].isna().all()
+
+
+WITH_VOTES = """\
+uid,premise,hypothesis,hjd_e,hjd_n,hjd_c,n_votes,split
+t1,a,b,.6,.4,0,5,train
+t2,c,d,,,,,train
+x1,e,f,1,0,0,,test
+"""
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_number_of_votes_given_in_own_table_is_kept_and_changes_no_other_column(tmp_path: Path, suffix: str) -> None:
+    task = nli_task(label_counts={})
+    without, _ = load_tables(tmp_path, WITH_VOTES.replace("n_votes", "other"), None, task=task)
+    write(tmp_path / "items.csv", WITH_VOTES)
+    if suffix == ".parquet":  # whole numbers beside missing ones are floats there
+        pd.read_csv(tmp_path / "items.csv").to_parquet(tmp_path / "items.parquet")
+    items, _ = load_items(ItemsData(loader="tables", items=str(tmp_path / f"items{suffix}")), task, {})
+    table = to_table(items, schemas.items(LABELS, TASK.text_fields, []))
+    assert table.column("n_votes").to_pylist() == [5, None, None]
+    pd.testing.assert_frame_equal(items.drop(columns="n_votes"), without.drop(columns="n_votes"))
+
+
+def test_number_of_votes_of_shares_alone_is_null(tmp_path: Path) -> None:
+    assert load_tables(tmp_path)[0]["n_votes"].isna().all()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            (",0,5,", ",0,0,"),
+            r"items\.csv, row 1, column 'n_votes': 0 is not a number of votes\. Give the number of ann",
+        ),
+        ((",0,5,", ",0,2.5,"), r"row 1, column 'n_votes': 2\.5 is not a number of votes"),
+        ((",0,5,", ",0,inf,"), r"row 1, column 'n_votes': inf is not a number of votes"),
+        ((",0,5,", ",0,many,"), r"row 1, column 'n_votes': 'many' is not a number\."),
+        ((",,,,train", ",,,3,train"), r"row 2, column 'n_votes': an item without an HJD has 3 votes\. Fill in hjd_e"),
+    ],
+)
+def test_number_of_votes_that_is_none_is_refused(tmp_path: Path, change: tuple[str, str], message: str) -> None:
+    assert WITH_VOTES.replace(*change) != WITH_VOTES
+    with pytest.raises(DataError, match=message):
+        load_tables(tmp_path, WITH_VOTES.replace(*change), None, task=nli_task(label_counts={}))
 
 
 def test_other_tasks(tmp_path: Path) -> None:
@@ -135,7 +179,7 @@ def test_other_tasks(tmp_path: Path) -> None:
     items, explanations = load_tables(
         tmp_path, "uid,comment,hjd_y,hjd_no,split\n7,hey,0.5,0.5,train\n", "uid,label,text\n7,Toxic,rude\n", task=task
     )
-    assert list(items.columns) == ["uid", "comment", "hjd_y", "hjd_no", "split"]
+    assert list(items.columns) == ["uid", "comment", "hjd_y", "hjd_no", "n_votes", "split"]
     assert explanations["label"].tolist() == ["y"]
 
 
@@ -318,7 +362,7 @@ def test_hjd_check_accepts_exactly_distributions(rows: list[list[float]], normal
         values = (values + 1e-3) / (values + 1e-3).sum(axis=1, keepdims=True)
     items = pd.DataFrame(values, columns=LABELS.columns("hjd")).assign(split="dev")
     items.insert(0, "uid", [f"u{row}" for row in range(len(items))])
-    items["premise"] = "text"
+    items["premise"], items["n_votes"] = "text", np.nan
     wrong = (values < 0).any(axis=1) | (np.abs(values.sum(axis=1) - 1) > checks.HJD_TOLERANCE)
     items.loc[len(items)] = {"uid": "train", "split": "train", "premise": "text"}
     if not wrong.any():
@@ -392,7 +436,7 @@ def test_mjd_estimator_in_another_label_order(mjd_estimator: dict[str, Path]) ->
     items, explanations = load_items(ItemsData(loader="mjd-estimator"), task, mjd_estimator, None)
     assert items.iloc[0].to_dict() == {
         "uid": "u-one", "context": "P one.", "statement": "H.",
-        "hjd_con": 0.5, "hjd_neu": 0.3, "hjd_ent": 0.2, "split": "train",
+        "hjd_con": 0.5, "hjd_neu": 0.3, "hjd_ent": 0.2, "n_votes": 100, "split": "train",
     }  # fmt: skip
     assert explanations["label"].tolist() == ["neu", "ent", "con"]
 
