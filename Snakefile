@@ -14,8 +14,9 @@ os.environ.update(PYTHONPATH=SOURCE, MJD_SNAKEMAKE_PID=str(os.getpid()))
 
 from snakemake.common.configfile import load_configfile
 
-from mjd.config.schema import load_config, resolve
+from mjd.config.files import load_config, resolve
 from mjd.errors import ConfigError
+from mjd.paths import Paths
 from mjd.runtime.interruption import end_jobs_on_signals
 from mjd.yaml_files import check_keys_once
 
@@ -33,10 +34,7 @@ try:
 except ConfigError as error:
     raise WorkflowError(str(error)) from None
 
-RESULTS = CONFIG.results_dir
-DOWNLOADS = CONFIG.downloads_dir
-LOGS = f"{RESULTS}/logs"
-BENCHMARKS = f"{RESULTS}/benchmarks"
+PATHS = Paths.of(CONFIG)
 
 
 wildcard_constraints:
@@ -85,7 +83,7 @@ rule all:
     default_target: True
     input:
         expand(
-            f"{RESULTS}/tables/{{table}}.{{suffix}}",
+            PATHS.table("{table}", "{suffix}"),
             table=[
                 *COMPARISONS,
                 *TRAINED_TABLES,
@@ -101,8 +99,8 @@ rule all:
 rule mjds:
     input:
         [
-            system.path
-            for system in CONFIG.mjd_systems()
+            PATHS.distribution_of(system)
+            for system in systems.mjd_systems(CONFIG)
             if COMPARISONS
             or CONFIG.scoring.transforms[system.transform].kind != "softmax-cv"
         ],
@@ -121,6 +119,6 @@ rule data:
 
 rule models:
     input:
-        [f"{DOWNLOADS}/models/{model}" for model in CONFIG.used_models],
+        [PATHS.model(model) for model in CONFIG.used_models],
     message:
         "All model weights that the tables need"

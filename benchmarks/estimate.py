@@ -20,11 +20,13 @@ import pandas as pd
 import pyarrow as pa
 from prompts_of_items import prompts_of, read_items
 
-from mjd.config.schema import Config, System
+from mjd.config.schema import Config
 from mjd.io import provenance, read_parquet, write_parquet
 from mjd.llm.chat.tokens import ChatTokenizer
 from mjd.llm.transformers.tree import forest
 from mjd.logs import Progress
+from mjd.paths import Paths
+from mjd.systems import System, scored_variants
 
 log = logging.getLogger(__name__)
 
@@ -70,9 +72,9 @@ def main() -> None:
     tokens = ChatTokenizer(arguments.model, "auto", arguments.model)
     counted = items.iloc[:: arguments.every]
     rows = []
-    for system in config.scored_variants():
+    for system in scored_variants(config):
         named = {"scorer": system.scorer, "source": system.source, "generator": system.generator, "mode": system.mode}
-        path = config.explanations_path(system)
+        path = Paths.of(config).shown_by(system)
         if path and system.source != "human" and not Path(path).is_file():
             log.warning("%s by %s is left out: there is no %s yet", system.source, system.generator, path)
             continue

@@ -33,7 +33,8 @@ from mjd.classifiers.finetuning import (
     train_steps,
 )
 from mjd.classifiers.model import encode, load_encoder, save_classifier
-from mjd.config.schema import FineTuning, read_config
+from mjd.config.classifiers import FineTuning
+from mjd.config.files import read_config
 from mjd.distributions import from_counts
 from mjd.io import read_parquet
 from mjd.labels import LabelSet

@@ -20,7 +20,7 @@ import pyarrow as pa
 from prompts_of_items import read_items
 from ways import alone, peak_memory
 
-from mjd.config.schema import Llm
+from mjd.config.llms import Llm
 from mjd.io import provenance, write_parquet
 from mjd.llm.base import Generate, Generated
 from mjd.llm.transformers.engine import TransformersEngine

@@ -9,8 +9,10 @@ from typing import Literal
 import pandas as pd
 
 from mjd import registry
-from mjd.config.schema import Config, mirror_directory, read_config, source_ids
-from mjd.data.download import fetch_source
+from mjd.config.data import source_ids
+from mjd.config.files import read_config
+from mjd.config.schema import Config
+from mjd.data.download import fetch_source, mirror_directory
 from mjd.data.loaders import load_items
 from mjd.estimators.first_token import PromptSettings, item_prompts
 from mjd.prompts.templates import ScorePrompt

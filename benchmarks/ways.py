@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import torch
 from transformers import AutoModelForCausalLM
 
-from mjd.config.schema import Llm
+from mjd.config.llms import Llm
 from mjd.llm.base import Score
 from mjd.llm.transformers.engine import TransformersEngine
 from mjd.llm.transformers.plain import left_padded

@@ -8,7 +8,9 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from mjd.config.schema import Config, Llm, read_config
+from mjd.config.files import read_config
+from mjd.config.llms import Llm
+from mjd.config.schema import Config
 from mjd.data.items import train_items
 from mjd.data.loaders import load_items
 from mjd.estimators.first_token import PromptSettings, item_prompts

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mjd import io
-from mjd.config.schema import Config, load_config
+from mjd.config.files import load_config
+from mjd.config.schema import Config
 from mjd.data.items import train_items
 from mjd.errors import MjdError
 from mjd.labels import LabelSet, label_set
 from mjd.logs import logging_to
+from mjd.paths import Paths
 from mjd.runtime.gpus import take_gpus
 from mjd.runtime.interruption import closing_on_signals
 from mjd.runtime.locks import only_process, unwritable
@@ -102,8 +104,8 @@ def engine_of(snakemake: Any, store: Store) -> Iterator[Engine]:
     identity = snakemake.params.engine["identity"]
     ledger = Ledger(store, identity, settings.prices, config.budget_usd)
     # Two runs may share results_dir and not Snakemake's lock: other working directories, --nolock, two configurations.
-    output = Path(snakemake.output[0])
-    lock = store.path.parent / "locks" / output.relative_to(config.results_dir).with_suffix(".lock")
+    output = str(snakemake.output[0])
+    lock = Paths.of(config).lock(output)
     is_paid = settings.spec.is_paid
     with nullcontext() if is_paid else only_process(lock, f"work on {output}"):
         take_gpus(settings.resources.gpu, settings.device, f"llms.{snakemake.wildcards.llm}")
@@ -126,7 +128,7 @@ def token_counter(config: Config, model: str) -> Callable[[str], int] | None:
     from mjd.llm.usage import bytes_count
 
     named = config.model_entry(model).tokenizer
-    directory = Path(config.downloads_dir) / "models" / str(named)
+    directory = Path(Paths.of(config).model(str(named)))
     if not named or not (directory / "config.json").is_file():
         return None
 

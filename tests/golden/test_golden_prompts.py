@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from mjd.config.schema import read_config
+from mjd.config.files import read_config
 from mjd.prompts.templates import Explanation, explain_prompt, score_prompts
 
 GOLDEN = Path(__file__).with_name("prompts.txt")

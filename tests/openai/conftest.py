@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mjd.config.schema import Llm, Prices
+from mjd.config.llms import Llm, Prices
 from mjd.llm.base import Engine, Score, Scored, Workplace
 from mjd.llm.openai.engine import OpenAiEngine
 from mjd.llm.store.ledger import Ledger

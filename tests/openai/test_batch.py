@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mjd.config.schema import Llm, Prices
+from mjd.config.llms import Llm, Prices
 from mjd.errors import BudgetError, ModelError
 from mjd.llm.base import Score, Scored, Unanswered, Workplace
 from mjd.llm.openai.engine import OpenAiEngine

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mjd.config.schema import Config, Prices
+from mjd.config.llms import Prices
+from mjd.config.schema import Config
 from mjd.data.items import train_items
 from mjd.data.loaders import load_items
 from mjd.errors import BudgetError, ModelError

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from mjd import registry
-from mjd.config.schema import Config, read_config
+from mjd.config.files import read_config
+from mjd.config.schema import Config
 from mjd.data.download import fetch_source
 
 ROOT = Path(__file__).parents[2]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from mjd.config.schema import Config, source_ids
+from mjd.config.data import source_ids
+from mjd.config.schema import Config
 from mjd.data.loaders import load_items
 from mjd.distributions import aligned, from_counts, uniform
 from mjd.evaluation.comparison import bootstrap

@@ -10,7 +10,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from mjd.config.schema import Config, Llm, source_ids
+from mjd.config.data import source_ids
+from mjd.config.llms import Llm
+from mjd.config.schema import Config
 from mjd.data.loaders import load_items
 from mjd.data.models import fetch_model
 from mjd.estimators.first_token import PromptSettings, item_prompts

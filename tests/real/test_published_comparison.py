@@ -5,13 +5,16 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from mjd.config.schema import Config, ItemsData, Statistics, source_ids
+from mjd.config.analyses import Statistics
+from mjd.config.data import ItemsData, source_ids
+from mjd.config.schema import Config
 from mjd.data.items import train_items
 from mjd.data.loaders import load_items
 from mjd.distributions import from_counts
 from mjd.evaluation.comparison import compare
 from mjd.reproduction.published_comparison import compare_published, read_published
 from mjd.reproduction.published_tables import PUBLISHED_DIR, comparable, read_reading
+from mjd.systems import distribution_systems
 from tests.real.conftest import SourceDirectory
 
 pytestmark = pytest.mark.real
@@ -36,7 +39,7 @@ def table(source: SourceDirectory, public_config: Config) -> pd.DataFrame:
     labels = public_config.labels
     directories = {name: source(name) for name in source_ids("mjd-estimator")}
     items = train_items(load_items(ItemsData(loader="mjd-estimator"), public_config.task, directories)[0])
-    systems = public_config.distribution_systems()
+    systems = distribution_systems(public_config)
     distances = compare(
         items,
         systems,

@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 
 from mjd import registry
-from mjd.config.schema import Config, ItemsData, source_ids
+from mjd.config.data import ItemsData, source_ids
+from mjd.config.schema import Config
 from mjd.data.items import train_items
 from mjd.data.loaders import load_items
 from mjd.reproduction.published_answers import load_published_answers, load_published_selections

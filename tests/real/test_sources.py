@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 
 from mjd import registry, schemas
-from mjd.config.schema import Config, ItemsData, OodData, PairsData, source_ids
+from mjd.config.data import ItemsData, OodData, PairsData, source_ids
+from mjd.config.schema import Config
 from mjd.data.loaders import load_items, load_ood, load_pairs
 from mjd.data.public import CHAOSNLI_FILE, ITEMS_FILE, read_json_lines, text_key
 from mjd.io import to_table

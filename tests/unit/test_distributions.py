@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from mjd.config.schema import Norm, Softmax, read_config
+from mjd.config.files import read_config
+from mjd.config.scoring import Norm, Softmax
 from mjd.distributions import aligned, from_counts, uniform
 from mjd.errors import DataError
 from mjd.estimators.aggregation import fill_bounds, model_judgments, softmax, transform

@@ -12,7 +12,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from mjd.config.schema import Config, load_config
+from mjd.config.files import load_config
+from mjd.config.schema import Config
 from mjd.errors import DataError
 from mjd.estimators import first_token as scoring
 from mjd.estimators.first_token import PromptSettings, ScoreChunks, item_prompts, n_prompts, score_items

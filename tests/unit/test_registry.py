@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from mjd import registry
-from mjd.config.schema import source_ids
+from mjd.config.data import source_ids
 from mjd.errors import ConfigError
 from mjd.registry import ModelEntry, PublishedSet, Source
 from mjd.settings import check

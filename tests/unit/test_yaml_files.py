@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from mjd import registry
-from mjd.config.schema import read_config
+from mjd.config.files import read_config
 from mjd.errors import ConfigError
 from mjd.yaml_files import check_keys_once, read_yaml
 

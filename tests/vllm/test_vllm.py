@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mjd.config.schema import Llm
+from mjd.config.llms import Llm
 from mjd.errors import ModelError
 from mjd.io import read_parquet, read_provenance
 from mjd.llm.base import Engine, Generate, Message, Score, Scored, Workplace

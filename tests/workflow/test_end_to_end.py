@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from mjd.classifiers.evaluation import finetuning_table
-from mjd.config.schema import read_config
+from mjd.config.files import read_config
 from mjd.evaluation.metrics import entropy
 from mjd.io import read_parquet, read_provenance
 from tests.workflow.conftest import Run

@@ -1,21 +1,19 @@
 # How far scores can be trusted: biases, convergence over orders, first tokens; and the paper's finding as a check.
-VARIANTS = CONFIG.scored_variants()
-ALL_ORDERS = CONFIG.all_orders_systems()
-MAIN = CONFIG.main_mjd_systems()
-ALL_ORDERS_SCORES = [
-    CONFIG.scores_path(system, "analyses/all_orders") for system in ALL_ORDERS
-]
-FIRST_TOKEN = CONFIG.first_token_systems()
+VARIANTS = systems.scored_variants(CONFIG)
+ALL_ORDERS = systems.all_orders_systems(CONFIG)
+MAIN = systems.main_mjd_systems(CONFIG)
+ALL_ORDERS_SCORES = [PATHS.all_orders_of(system) for system in ALL_ORDERS]
+FIRST_TOKEN = systems.first_token_systems(CONFIG)
 
 
 # The rule `score` on a few items, with every explanation order.
 use rule score as score_all_orders with:
     output:
-        f"{RESULTS}/analyses/all_orders/{{llm}}/{{source}}-{{selection}}-{{mode}}.parquet",
+        PATHS.all_orders("{llm}", VARIANT),
     log:
-        f"{LOGS}/score_all_orders/{{llm}}/{{source}}-{{selection}}-{{mode}}.log",
+        PATHS.log("score_all_orders", "{llm}", VARIANT),
     benchmark:
-        f"{BENCHMARKS}/score_all_orders/{{llm}}/{{source}}-{{selection}}-{{mode}}.tsv"
+        PATHS.benchmark("score_all_orders", "{llm}", VARIANT)
     params:
         engine=lambda wildcards: engine_params(wildcards.llm),
         labels=CONFIG.label_entries,
@@ -24,8 +22,8 @@ use rule score as score_all_orders with:
         orders="all",
         first_items=CONFIG.analyses.convergence_items,
         seed=CONFIG.seed,
-        store=f"{RESULTS}/store/answers.sqlite",
-        chunks=f"{RESULTS}/store/all_orders/{{llm}}/{{source}}-{{selection}}-{{mode}}",
+        store=PATHS.store,
+        chunks=PATHS.all_orders_chunks("{llm}", VARIANT),
     message:
         "{wildcards.llm} scores all orders of a few items"
 
@@ -35,18 +33,18 @@ rule convergence:
         data_items=rules.load_items.output.data_items,
         scores=ALL_ORDERS_SCORES,
     output:
-        parquet=f"{RESULTS}/tables/convergence.parquet",
-        csv=f"{RESULTS}/tables/convergence.csv",
+        parquet=PATHS.table("convergence"),
+        csv=PATHS.table("convergence", "csv"),
         svg=report(
-            f"{RESULTS}/figures/convergence.svg",
+            PATHS.figure("convergence", "svg"),
             category="Trust in the scores",
             caption="../report/convergence.rst",
         ),
-        png=f"{RESULTS}/figures/convergence.png",
+        png=PATHS.figure("convergence", "png"),
     log:
-        f"{LOGS}/convergence.log",
+        PATHS.log("convergence"),
     benchmark:
-        f"{BENCHMARKS}/convergence.tsv"
+        PATHS.benchmark("convergence")
     conda:
         "../envs/mjd.yaml"
     threads: 1
@@ -54,7 +52,7 @@ rule convergence:
         mem_mb=2500,
         runtime=20,
     params:
-        systems=[vars(system) for system in ALL_ORDERS],
+        systems=encode(ALL_ORDERS),
         titles={name: llm.title for name, llm in CONFIG.llms.items()},
         temperature=CONFIG.analyses.temperature,
         labels=CONFIG.label_entries,
@@ -69,15 +67,15 @@ rule convergence:
 
 rule bias:
     input:
-        scores=[CONFIG.scores_path(system) for system in VARIANTS],
+        scores=[PATHS.scores_of(system) for system in VARIANTS],
         all_orders=ALL_ORDERS_SCORES,
     output:
-        parquet=f"{RESULTS}/tables/bias.parquet",
-        csv=f"{RESULTS}/tables/bias.csv",
+        parquet=PATHS.table("bias"),
+        csv=PATHS.table("bias", "csv"),
     log:
-        f"{LOGS}/bias.log",
+        PATHS.log("bias"),
     benchmark:
-        f"{BENCHMARKS}/bias.tsv"
+        PATHS.benchmark("bias")
     conda:
         "../envs/mjd.yaml"
     threads: 1
@@ -85,8 +83,8 @@ rule bias:
         mem_mb=2500,
         runtime=20,
     params:
-        systems=[vars(system) for system in VARIANTS],
-        all_orders=[vars(system) for system in ALL_ORDERS],
+        systems=encode(VARIANTS),
+        all_orders=encode(ALL_ORDERS),
         labels=CONFIG.label_entries,
         statistics=CONFIG.statistics.model_dump(),
         seed=CONFIG.seed,
@@ -104,19 +102,19 @@ rule sample_answers:
         explanations=lambda wildcards: [
             path
             for system in FIRST_TOKEN[wildcards.llm]
-            for path in given(CONFIG.explanations_path(system))
+            for path in given(PATHS.shown_by(system))
         ],
         scores=lambda wildcards: [
-            CONFIG.scores_path(system) for system in FIRST_TOKEN[wildcards.llm]
+            PATHS.scores_of(system) for system in FIRST_TOKEN[wildcards.llm]
         ],
         model=lambda wildcards: model_directory(wildcards.llm),
         prompts=PROMPTS_FILE,
     output:
-        f"{RESULTS}/analyses/first_token/{{llm}}.parquet",
+        PATHS.sampled_answers("{llm}"),
     log:
-        f"{LOGS}/sample_answers/{{llm}}.log",
+        PATHS.log("sample_answers", "{llm}"),
     benchmark:
-        f"{BENCHMARKS}/sample_answers/{{llm}}.tsv"
+        PATHS.benchmark("sample_answers", "{llm}")
     wildcard_constraints:
         llm="|".join(CONFIG.llms),
     priority: LLMS_NEXT
@@ -129,22 +127,17 @@ rule sample_answers:
         gpu=lambda wildcards: CONFIG.llms[wildcards.llm].resources.gpu,
     params:
         engine=lambda wildcards: engine_params(wildcards.llm),
-        variants=lambda wildcards: [
-            {
-                "slug": system.slug,
-                "mode": system.mode,
-                "explanations": CONFIG.explanations_path(system),
-                "scores": CONFIG.scores_path(system),
-            }
-            for system in FIRST_TOKEN[wildcards.llm]
-        ],
+        systems=lambda wildcards: encode(
+            FIRST_TOKEN[wildcards.llm],
+            *("scorer", "generator", "source", "selection", "mode"),
+        ),
         labels=CONFIG.label_entries,
         text_fields=CONFIG.task.text_fields,
         prompts=PROMPTS,
         orders=CONFIG.scoring.orders,
         analyses=CONFIG.analyses.model_dump(exclude={"label_mass_warning"}),
         seed=CONFIG.seed,
-        store=f"{RESULTS}/store/answers.sqlite",
+        store=PATHS.store,
     message:
         "{wildcards.llm} answers a sample of prompts in full"
     script:
@@ -153,17 +146,15 @@ rule sample_answers:
 
 rule first_token:
     input:
-        answers=expand(
-            f"{RESULTS}/analyses/first_token/{{llm}}.parquet", llm=FIRST_TOKEN
-        ),
-        scores=[CONFIG.scores_path(system) for system in MAIN],
+        answers=expand(PATHS.sampled_answers("{llm}"), llm=FIRST_TOKEN),
+        scores=[PATHS.scores_of(system) for system in MAIN],
     output:
-        parquet=f"{RESULTS}/tables/first_token.parquet",
-        csv=f"{RESULTS}/tables/first_token.csv",
+        parquet=PATHS.table("first_token"),
+        csv=PATHS.table("first_token", "csv"),
     log:
-        f"{LOGS}/first_token.log",
+        PATHS.log("first_token"),
     benchmark:
-        f"{BENCHMARKS}/first_token.tsv"
+        PATHS.benchmark("first_token")
     conda:
         "../envs/mjd.yaml"
     threads: 1
@@ -171,7 +162,7 @@ rule first_token:
         mem_mb=1500,
         runtime=10,
     params:
-        systems=[vars(system) for system in MAIN],
+        systems=encode(MAIN),
         labels=CONFIG.label_entries,
         confidence=CONFIG.statistics.confidence,
         data_set=CONFIG.data.label,
@@ -185,14 +176,14 @@ rule first_token:
 rule finding_table:
     input:
         data_items=rules.load_items.output.data_items,
-        distributions=[system.path for system in MAIN],
+        distributions=[PATHS.distribution_of(system) for system in MAIN],
     output:
-        parquet=f"{RESULTS}/tables/finding.parquet",
-        csv=f"{RESULTS}/tables/finding.csv",
+        parquet=PATHS.table("finding"),
+        csv=PATHS.table("finding", "csv"),
     log:
-        f"{LOGS}/finding_table.log",
+        PATHS.log("finding_table"),
     benchmark:
-        f"{BENCHMARKS}/finding_table.tsv"
+        PATHS.benchmark("finding_table")
     conda:
         "../envs/mjd.yaml"
     threads: 2
@@ -200,8 +191,8 @@ rule finding_table:
         mem_mb=2500,
         runtime=20,
     params:
-        systems=[vars(system) for system in MAIN],
-        label_guided=CONFIG.label_guided_source(),
+        systems=encode(MAIN),
+        label_guided=systems.label_guided_source(CONFIG),
         labels=CONFIG.label_entries,
         statistics=CONFIG.statistics.model_dump(),
         seed=CONFIG.seed,
@@ -221,7 +212,7 @@ rule finding:
     input:
         rules.finding_table.output.parquet,
     log:
-        f"{LOGS}/finding.log",
+        PATHS.log("finding"),
     conda:
         "../envs/mjd.yaml"
     threads: 1

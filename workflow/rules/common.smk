@@ -1,14 +1,16 @@
 # What rules share: registries, and functions that find their inputs and cut their params.
-from mjd import registry
-from mjd.config.schema import source_ids
+from mjd import registry, systems
+from mjd.config.data import source_ids
+from mjd.paths import VARIANT
 from mjd.runtime.gpus import find_gpus, limit_gpus
+from mjd.systems import encode, split_source
 
 REGISTRY = registry.sources()
 PUBLISHED = registry.published()
 
 # Prompt templates: a rule's params hold them, or name the file that rule upstream_prompts writes, an input then.
 FROM_UPSTREAM = isinstance(CONFIG.prompts, str)
-PROMPTS_FILE = f"{RESULTS}/prompts/{CONFIG.prompts}.json" if FROM_UPSTREAM else []
+PROMPTS_FILE = PATHS.prompts(CONFIG.prompts) if FROM_UPSTREAM else []
 PROMPTS = PROMPTS_FILE if FROM_UPSTREAM else CONFIG.prompts.model_dump()
 
 # Priorities: a mistake in a table ends the run before a model is loaded, a missing API key before anything is trained.
@@ -18,7 +20,7 @@ LLMS_NEXT = 1
 
 def source_directories(loader):
     """Downloaded directories that a loader reads."""
-    return [f"{DOWNLOADS}/sources/{source}" for source in source_ids(loader)]
+    return [PATHS.source(source) for source in source_ids(loader)]
 
 
 def given(*paths):
@@ -35,7 +37,7 @@ def local_model(model):
 def model_directory(llm):
     """The model directory of an LLM as an input; nothing for an API model."""
     model = CONFIG.llms[llm].model
-    return [] if CONFIG.model_entry(model).api else f"{DOWNLOADS}/models/{model}"
+    return [] if CONFIG.model_entry(model).api else PATHS.model(model)
 
 
 def engine_params(llm):
@@ -54,17 +56,13 @@ def llm_environment(llm):
 
 def shown_explanations(wildcards):
     """The explanations that a scoring job shows."""
-    source, _, generator = wildcards.source.partition("@")
-    if source == "none":
-        return []
-    if source == "human":
-        return f"{RESULTS}/data/human_explanations.parquet"
-    return f"{RESULTS}/explanations/{generator or wildcards.llm}/selected/{source}-{wildcards.selection}.parquet"
+    source, generator = split_source(wildcards.source)
+    return PATHS.shown(source, generator or wildcards.llm, wildcards.selection) or []
 
 
 def encoder_directory(wildcards):
     """The pre-trained encoder's model directory."""
-    return f"{DOWNLOADS}/models/{CONFIG.encoders[wildcards.encoder].model}"
+    return PATHS.model(CONFIG.encoders[wildcards.encoder].model)
 
 
 def encoder_params(wildcards):

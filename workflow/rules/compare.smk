@@ -1,18 +1,18 @@
 # How far each system's distributions are from the human ones.
-COMPARED = CONFIG.compared_systems()
+COMPARED = systems.compared_systems(CONFIG)
 
 
 rule distribution_comparison:
     input:
         data_items=rules.load_items.output.data_items,
-        distributions=[system.path for system in COMPARED],
+        distributions=[PATHS.distribution_of(system) for system in COMPARED],
     output:
-        parquet=f"{RESULTS}/tables/distribution_comparison.parquet",
-        csv=f"{RESULTS}/tables/distribution_comparison.csv",
+        parquet=PATHS.table("distribution_comparison"),
+        csv=PATHS.table("distribution_comparison", "csv"),
     log:
-        f"{LOGS}/distribution_comparison.log",
+        PATHS.log("distribution_comparison"),
     benchmark:
-        f"{BENCHMARKS}/distribution_comparison.tsv"
+        PATHS.benchmark("distribution_comparison")
     conda:
         "../envs/mjd.yaml"
     threads: 2
@@ -20,7 +20,7 @@ rule distribution_comparison:
         mem_mb=2500,
         runtime=20,
     params:
-        systems=[vars(system) for system in COMPARED],
+        systems=encode(COMPARED),
         labels=CONFIG.label_entries,
         statistics=CONFIG.statistics.model_dump(),
         seed=CONFIG.seed,

@@ -1,11 +1,11 @@
 # Raw sources and model weights are downloaded once, checked by SHA-256, and converted.
 rule download_source:
     output:
-        directory(f"{DOWNLOADS}/sources/{{source_id}}"),
+        directory(PATHS.source("{source_id}")),
     log:
-        f"{LOGS}/download_source/{{source_id}}.log",
+        PATHS.log("download_source", "{source_id}"),
     benchmark:
-        f"{BENCHMARKS}/download_source/{{source_id}}.tsv"
+        PATHS.benchmark("download_source", "{source_id}")
     wildcard_constraints:
         source_id="|".join(REGISTRY),
     conda:
@@ -16,7 +16,7 @@ rule download_source:
         runtime=120,
     params:
         entry=lambda wildcards: REGISTRY[wildcards.source_id].model_dump(mode="json"),
-        blobs=f"{DOWNLOADS}/blobs",
+        blobs=PATHS.blobs,
     message:
         "Download {wildcards.source_id} and check its SHA-256"
     script:
@@ -27,11 +27,11 @@ rule download_model:
     input:
         lambda wildcards: local_model(wildcards.model),
     output:
-        directory(f"{DOWNLOADS}/models/{{model}}"),
+        directory(PATHS.model("{model}")),
     log:
-        f"{LOGS}/download_model/{{model}}.log",
+        PATHS.log("download_model", "{model}"),
     benchmark:
-        f"{BENCHMARKS}/download_model/{{model}}.tsv"
+        PATHS.benchmark("download_model", "{model}")
     conda:
         "../envs/mjd.yaml"
     threads: 2
@@ -42,7 +42,7 @@ rule download_model:
         entry=lambda wildcards: CONFIG.model_entry(wildcards.model).model_dump(
             mode="json", exclude={"tokenizer", "published_as"}
         ),
-        blobs=f"{DOWNLOADS}/blobs",
+        blobs=PATHS.blobs,
     message:
         "Fetch the weights of {wildcards.model} and convert them once"
     script:
@@ -54,12 +54,12 @@ rule load_items:
         files=given(CONFIG.data.items.items, CONFIG.data.items.human_explanations),
         sources=source_directories(CONFIG.data.items.loader),
     output:
-        data_items=f"{RESULTS}/data/items.parquet",
-        human_explanations=f"{RESULTS}/data/human_explanations.parquet",
+        data_items=PATHS.data("items"),
+        human_explanations=PATHS.data("human_explanations"),
     log:
-        f"{LOGS}/load_items.log",
+        PATHS.log("load_items"),
     benchmark:
-        f"{BENCHMARKS}/load_items.tsv"
+        PATHS.benchmark("load_items")
     priority: CHECKS_FIRST
     conda:
         "../envs/mjd.yaml"
@@ -96,11 +96,11 @@ if CONFIG.data.pairs:
             files=given(CONFIG.data.pairs.path),
             sources=source_directories(CONFIG.data.pairs.loader),
         output:
-            f"{RESULTS}/data/pairs.parquet",
+            PATHS.data("pairs"),
         log:
-            f"{LOGS}/load_pairs.log",
+            PATHS.log("load_pairs"),
         benchmark:
-            f"{BENCHMARKS}/load_pairs.tsv"
+            PATHS.benchmark("load_pairs")
         priority: CHECKS_FIRST
         conda:
             "../envs/mjd.yaml"
@@ -125,11 +125,11 @@ if CONFIG.data.ood:
             files=given(CONFIG.data.ood.path),
             sources=source_directories(CONFIG.data.ood.loader),
         output:
-            f"{RESULTS}/data/ood.parquet",
+            PATHS.data("ood"),
         log:
-            f"{LOGS}/load_ood.log",
+            PATHS.log("load_ood"),
         benchmark:
-            f"{BENCHMARKS}/load_ood.tsv"
+            PATHS.benchmark("load_ood")
         priority: CHECKS_FIRST
         conda:
             "../envs/mjd.yaml"

@@ -8,11 +8,11 @@ rule generate_explanations:
         prompts=PROMPTS_FILE,
         model=lambda wildcards: model_directory(wildcards.llm),
     output:
-        f"{RESULTS}/explanations/{{llm}}/answers.parquet",
+        PATHS.answers("{llm}"),
     log:
-        f"{LOGS}/generate_explanations/{{llm}}.log",
+        PATHS.log("generate_explanations", "{llm}"),
     benchmark:
-        f"{BENCHMARKS}/generate_explanations/{{llm}}.tsv"
+        PATHS.benchmark("generate_explanations", "{llm}")
     wildcard_constraints:
         llm="|".join(CONFIG.llms),
     priority: LLMS_NEXT
@@ -30,7 +30,7 @@ rule generate_explanations:
         prompts=PROMPTS,
         sampling=CONFIG.explanations.sampling.model_dump(),
         seed=CONFIG.seed,
-        store=f"{RESULTS}/store/answers.sqlite",
+        store=PATHS.store,
     message:
         "{wildcards.llm} writes explanations"
     script:
@@ -40,13 +40,13 @@ rule generate_explanations:
 rule published_answers:
     input:
         data_items=rules.load_items.output.data_items,
-        source=lambda wildcards: f"{DOWNLOADS}/sources/{PUBLISHED[wildcards.name].source}",
+        source=lambda wildcards: PATHS.source(PUBLISHED[wildcards.name].source),
     output:
-        f"{RESULTS}/explanations/published-{{name}}/answers.parquet",
+        PATHS.answers("published/{name}"),
     log:
-        f"{LOGS}/published_answers/{{name}}.log",
+        PATHS.log("published_answers", "{name}"),
     benchmark:
-        f"{BENCHMARKS}/published_answers/{{name}}.tsv"
+        PATHS.benchmark("published_answers", "{name}")
     wildcard_constraints:
         name="|".join(PUBLISHED),
     conda:
@@ -68,13 +68,13 @@ rule published_answers:
 
 rule candidates:
     input:
-        f"{RESULTS}/explanations/{{llm}}/answers.parquet",
+        PATHS.answers("{llm}"),
     output:
-        f"{RESULTS}/explanations/{{llm}}/candidates.parquet",
+        PATHS.candidates("{llm}"),
     log:
-        f"{LOGS}/candidates/{{llm}}.log",
+        PATHS.log("candidates", "{llm}"),
     benchmark:
-        f"{BENCHMARKS}/candidates/{{llm}}.tsv"
+        PATHS.benchmark("candidates", "{llm}")
     conda:
         "../envs/mjd.yaml"
     threads: 1

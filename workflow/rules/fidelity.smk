@@ -16,23 +16,19 @@ rule selection_agreement:
     input:
         data_items=rules.load_items.output.data_items,
         human_explanations=rules.load_items.output.human_explanations,
-        answers=[
-            f"{RESULTS}/explanations/published-{name}/answers.parquet"
-            for name in WITH_SELECTIONS
-        ],
+        answers=[PATHS.answers(f"published/{name}") for name in WITH_SELECTIONS],
         selections=[
-            f"{DOWNLOADS}/sources/{entry.selections_source}"
-            for entry in WITH_SELECTIONS.values()
+            PATHS.source(entry.selections_source) for entry in WITH_SELECTIONS.values()
         ],
     output:
-        agreement=f"{RESULTS}/tables/selection_agreement.parquet",
-        agreement_csv=f"{RESULTS}/tables/selection_agreement.csv",
-        disagreements=f"{RESULTS}/tables/selection_disagreements.parquet",
-        disagreements_csv=f"{RESULTS}/tables/selection_disagreements.csv",
+        agreement=PATHS.table("selection_agreement"),
+        agreement_csv=PATHS.table("selection_agreement", "csv"),
+        disagreements=PATHS.table("selection_disagreements"),
+        disagreements_csv=PATHS.table("selection_disagreements", "csv"),
     log:
-        f"{LOGS}/selection_agreement.log",
+        PATHS.log("selection_agreement"),
     benchmark:
-        f"{BENCHMARKS}/selection_agreement.tsv"
+        PATHS.benchmark("selection_agreement")
     conda:
         "../envs/mjd.yaml"
     threads: 1
@@ -60,12 +56,12 @@ if CONFIG.encoders:
             finetuning=rules.finetuning_table.output.parquet,
             ood=rules.ood_table.output.parquet,
         output:
-            parquet=f"{RESULTS}/tables/published_comparison.parquet",
-            csv=f"{RESULTS}/tables/published_comparison.csv",
+            parquet=PATHS.table("published_comparison"),
+            csv=PATHS.table("published_comparison", "csv"),
         log:
-            f"{LOGS}/published_comparison.log",
+            PATHS.log("published_comparison"),
         benchmark:
-            f"{BENCHMARKS}/published_comparison.tsv"
+            PATHS.benchmark("published_comparison")
         conda:
             "../envs/mjd.yaml"
         threads: 1

@@ -1,8 +1,8 @@
 # Encoders: a base classifier trained on labelled pairs, then soft-label fine-tuning of every system and seed in one job.
-TRAINED = CONFIG.trained_systems()
-CLASSIFIERS = CONFIG.classifier_systems()
+TRAINED = systems.trained_systems(CONFIG)
+CLASSIFIERS = systems.classifier_systems(CONFIG)
 RUNS = [(system.slug, seed) for system in TRAINED for seed in CONFIG.seeds]
-BASE = f"{RESULTS}/checkpoints/{{encoder}}/mnli-ft-lm/seed{CONFIG.seed}"
+BASE = PATHS.checkpoint("{encoder}", "mnli-ft-lm", CONFIG.seed)
 
 
 rule train_base:
@@ -12,9 +12,9 @@ rule train_base:
     output:
         directory(BASE),
     log:
-        f"{LOGS}/train_base/{{encoder}}.log",
+        PATHS.log("train_base", "{encoder}"),
     benchmark:
-        f"{BENCHMARKS}/train_base/{{encoder}}.tsv"
+        PATHS.benchmark("train_base", "{encoder}")
     conda:
         "../envs/mjd.yaml"
     threads: lambda wildcards: CONFIG.encoders[wildcards.encoder].resources.threads
@@ -38,17 +38,16 @@ rule finetune:
     input:
         base=BASE,
         data_items=rules.load_items.output.data_items,
-        targets=[system.path for system in TRAINED],
+        targets=[PATHS.distribution_of(system) for system in TRAINED],
     output:
-        history=f"{RESULTS}/finetuning/{{encoder}}/history.parquet",
+        history=PATHS.training_history("{encoder}"),
         checkpoints=[
-            directory(f"{RESULTS}/checkpoints/{{encoder}}/{slug}/seed{seed}")
-            for slug, seed in RUNS
+            directory(PATHS.checkpoint("{encoder}", slug, seed)) for slug, seed in RUNS
         ],
     log:
-        f"{LOGS}/finetune/{{encoder}}.log",
+        PATHS.log("finetune", "{encoder}"),
     benchmark:
-        f"{BENCHMARKS}/finetune/{{encoder}}.tsv"
+        PATHS.benchmark("finetune", "{encoder}")
     conda:
         "../envs/mjd.yaml"
     threads: lambda wildcards: CONFIG.encoders[wildcards.encoder].resources.threads
@@ -58,10 +57,10 @@ rule finetune:
         gpu=lambda wildcards: CONFIG.encoders[wildcards.encoder].resources.gpu,
     params:
         encoder=encoder_params,
-        systems=[system.slug for system in TRAINED],
+        systems=encode(TRAINED, "kind"),
         runs=RUNS,
         training=CONFIG.finetuning.model_dump(exclude={"seeds"}),
-        waiting=f"{RESULTS}/store/finetuning/{{encoder}}",
+        waiting=PATHS.finished_runs("{encoder}"),
         labels=CONFIG.label_entries,
         text_fields=CONFIG.task.text_fields,
         seeds=CONFIG.seeds,
@@ -79,11 +78,11 @@ rule predict:
         data_items=rules.load_items.output.data_items,
         ood=rules.load_ood.output[0],
     output:
-        f"{RESULTS}/predictions/{{encoder}}.parquet",
+        PATHS.predictions("{encoder}"),
     log:
-        f"{LOGS}/predict/{{encoder}}.log",
+        PATHS.log("predict", "{encoder}"),
     benchmark:
-        f"{BENCHMARKS}/predict/{{encoder}}.tsv"
+        PATHS.benchmark("predict", "{encoder}")
     conda:
         "../envs/mjd.yaml"
     threads: lambda wildcards: CONFIG.encoders[wildcards.encoder].resources.threads
@@ -107,18 +106,16 @@ rule predict:
 rule finetuning_table:
     input:
         data_items=rules.load_items.output.data_items,
-        predictions=expand(
-            f"{RESULTS}/predictions/{{encoder}}.parquet", encoder=CONFIG.encoders
-        ),
+        predictions=expand(PATHS.predictions("{encoder}"), encoder=CONFIG.encoders),
         base=expand(BASE, encoder=CONFIG.encoders),
         history=expand(rules.finetune.output.history, encoder=CONFIG.encoders),
     output:
-        parquet=f"{RESULTS}/tables/finetuning.parquet",
-        csv=f"{RESULTS}/tables/finetuning.csv",
+        parquet=PATHS.table("finetuning"),
+        csv=PATHS.table("finetuning", "csv"),
     log:
-        f"{LOGS}/finetuning_table.log",
+        PATHS.log("finetuning_table"),
     benchmark:
-        f"{BENCHMARKS}/finetuning_table.tsv"
+        PATHS.benchmark("finetuning_table")
     conda:
         "../envs/mjd.yaml"
     threads: 1
@@ -126,9 +123,7 @@ rule finetuning_table:
         mem_mb=1500,
         runtime=10,
     params:
-        systems=[
-            (system.slug, system.title, system.reference) for system in CLASSIFIERS
-        ],
+        systems=encode(CLASSIFIERS, "title", "reference"),
         encoders=[(name, entry.title) for name, entry in CONFIG.encoders.items()],
         labels=CONFIG.label_entries,
         confidence=CONFIG.statistics.confidence,

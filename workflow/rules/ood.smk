@@ -4,16 +4,14 @@
 rule ood_table:
     input:
         ood=rules.load_ood.output[0],
-        predictions=expand(
-            f"{RESULTS}/predictions/{{encoder}}.parquet", encoder=CONFIG.encoders
-        ),
+        predictions=expand(PATHS.predictions("{encoder}"), encoder=CONFIG.encoders),
     output:
-        parquet=f"{RESULTS}/tables/ood.parquet",
-        csv=f"{RESULTS}/tables/ood.csv",
+        parquet=PATHS.table("ood"),
+        csv=PATHS.table("ood", "csv"),
     log:
-        f"{LOGS}/ood_table.log",
+        PATHS.log("ood_table"),
     benchmark:
-        f"{BENCHMARKS}/ood_table.tsv"
+        PATHS.benchmark("ood_table")
     conda:
         "../envs/mjd.yaml"
     threads: 1
@@ -21,9 +19,7 @@ rule ood_table:
         mem_mb=1500,
         runtime=10,
     params:
-        systems=[
-            (system.slug, system.title, system.reference) for system in CLASSIFIERS
-        ],
+        systems=encode(CLASSIFIERS, "title", "reference"),
         encoders=[(name, entry.title) for name, entry in CONFIG.encoders.items()],
         rounds=CONFIG.data.ood.rounds,
         labels=CONFIG.label_entries,

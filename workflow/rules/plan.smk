@@ -19,17 +19,17 @@ rule plan:
         human_explanations=rules.load_items.output.human_explanations,
         prompts=PROMPTS_FILE,
         published=expand(
-            f"{RESULTS}/explanations/published-{{name}}/answers.parquet",
+            PATHS.answers("published/{name}"),
             name=PLAN_PUBLISHED,
         ),
-        tokenizers=expand(f"{DOWNLOADS}/models/{{model}}", model=PLAN_TOKENIZERS),
+        tokenizers=expand(PATHS.model("{model}"), model=PLAN_TOKENIZERS),
     output:
-        parquet=f"{RESULTS}/tables/plan.parquet",
-        csv=f"{RESULTS}/tables/plan.csv",
+        parquet=PATHS.table("plan"),
+        csv=PATHS.table("plan", "csv"),
     log:
-        f"{LOGS}/plan.log",
+        PATHS.log("plan"),
     benchmark:
-        f"{BENCHMARKS}/plan.tsv"
+        PATHS.benchmark("plan")
     conda:
         "../envs/mjd.yaml"
     threads: 1

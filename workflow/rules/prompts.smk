@@ -4,15 +4,15 @@ EXPLAINED_BY = "llama3"
 
 rule upstream_prompts:
     input:
-        notebook=f"{DOWNLOADS}/sources/mjd-estimator-notebook",
-        data_items=f"{DOWNLOADS}/sources/mjd-estimator-items",
-        answers=lambda wildcards: f"{DOWNLOADS}/sources/{PUBLISHED[EXPLAINED_BY].source}",
+        notebook=PATHS.source("mjd-estimator-notebook"),
+        data_items=PATHS.source("mjd-estimator-items"),
+        answers=lambda wildcards: PATHS.source(PUBLISHED[EXPLAINED_BY].source),
     output:
-        f"{RESULTS}/prompts/mjd-estimator.json",
+        PATHS.prompts("mjd-estimator"),
     log:
-        f"{LOGS}/upstream_prompts.log",
+        PATHS.log("upstream_prompts"),
     benchmark:
-        f"{BENCHMARKS}/upstream_prompts.tsv"
+        PATHS.benchmark("upstream_prompts")
     conda:
         "../envs/mjd.yaml"
     threads: 1

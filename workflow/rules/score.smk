@@ -9,11 +9,11 @@ rule score:
         prompts=PROMPTS_FILE,
         model=lambda wildcards: model_directory(wildcards.llm),
     output:
-        f"{RESULTS}/scores/{{llm}}/{{source}}-{{selection}}-{{mode}}.parquet",
+        PATHS.scores("{llm}", VARIANT),
     log:
-        f"{LOGS}/score/{{llm}}/{{source}}-{{selection}}-{{mode}}.log",
+        PATHS.log("score", "{llm}", VARIANT),
     benchmark:
-        f"{BENCHMARKS}/score/{{llm}}/{{source}}-{{selection}}-{{mode}}.tsv"
+        PATHS.benchmark("score", "{llm}", VARIANT)
     wildcard_constraints:
         llm="|".join(CONFIG.llms),
     priority: LLMS_NEXT
@@ -32,8 +32,8 @@ rule score:
         orders=CONFIG.scoring.orders,
         first_items=None,
         seed=CONFIG.seed,
-        store=f"{RESULTS}/store/answers.sqlite",
-        chunks=f"{RESULTS}/store/scores/{{llm}}/{{source}}-{{selection}}-{{mode}}",
+        store=PATHS.store,
+        chunks=PATHS.score_chunks("{llm}", VARIANT),
     message:
         "{wildcards.llm} scores {wildcards.source} ({wildcards.selection}, {wildcards.mode})"
     script:
@@ -45,11 +45,11 @@ rule mjd:
         data_items=rules.load_items.output.data_items,
         scores=rules.score.output[0],
     output:
-        f"{RESULTS}/mjd/{{llm}}/{{source}}-{{selection}}-{{mode}}-{{transform}}.parquet",
+        PATHS.mjd("{llm}", VARIANT, "{transform}"),
     log:
-        f"{LOGS}/mjd/{{llm}}/{{source}}-{{selection}}-{{mode}}-{{transform}}.log",
+        PATHS.log("mjd", "{llm}", f"{VARIANT}-{{transform}}"),
     benchmark:
-        f"{BENCHMARKS}/mjd/{{llm}}/{{source}}-{{selection}}-{{mode}}-{{transform}}.tsv"
+        PATHS.benchmark("mjd", "{llm}", f"{VARIANT}-{{transform}}")
     conda:
         "../envs/mjd.yaml"
     threads: 1
@@ -73,13 +73,13 @@ rule distributions:
         data_items=rules.load_items.output.data_items,
     output:
         **{
-            name: f"{RESULTS}/distributions/{name}.parquet"
+            name: PATHS.distribution(name)
             for name in ["hjd", *CONFIG.task.label_counts, "uniform"]
         },
     log:
-        f"{LOGS}/distributions.log",
+        PATHS.log("distributions"),
     benchmark:
-        f"{BENCHMARKS}/distributions.tsv"
+        PATHS.benchmark("distributions")
     conda:
         "../envs/mjd.yaml"
     threads: 1

@@ -8,17 +8,17 @@ rule select:
     input:
         data_items=rules.load_items.output.data_items,
         human_explanations=rules.load_items.output.human_explanations,
-        candidates=f"{RESULTS}/explanations/{{llm}}/candidates.parquet",
+        candidates=PATHS.candidates("{llm}"),
     output:
         [
-            f"{RESULTS}/explanations/{{llm}}/selected/{source}-{selection}.parquet"
+            PATHS.selected("{llm}", source, selection)
             for source in CONFIG.model_sources
             for selection in CONFIG.explanations.selections
         ],
     log:
-        f"{LOGS}/select/{{llm}}.log",
+        PATHS.log("select", "{llm}"),
     benchmark:
-        f"{BENCHMARKS}/select/{{llm}}.tsv"
+        PATHS.benchmark("select", "{llm}")
     conda:
         "../envs/mjd.yaml"
     threads: 1

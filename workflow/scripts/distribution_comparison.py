@@ -1,15 +1,16 @@
 """Adapter of rule distribution_comparison."""
 
-from mjd.config.schema import Statistics, System
+from mjd.config.analyses import Statistics
 from mjd.data.items import train_items
 from mjd.evaluation import comparison
 from mjd.io import read_parquet, read_provenance, write_csv, write_parquet
 from mjd.job import job, labels_of, provenance, unanswered_prompts
 from mjd.settings import check
+from mjd.systems import decode
 
 with job(snakemake):
     params = snakemake.params
-    systems = [System(**system) for system in params.systems]
+    systems = decode(params.systems)
     paths = dict(zip([system.slug for system in systems], snakemake.input.distributions, strict=True))
     transforms = {slug: read_provenance(path).get("transform", {}) for slug, path in paths.items()}
     table = comparison.compare(

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from mjd.config.schema import load_config, mirror_directory
-from mjd.data.download import fetch_source
+from mjd.config.files import load_config
+from mjd.data.download import fetch_source, mirror_directory
 from mjd.job import job
 from mjd.registry import Source
 from mjd.settings import check

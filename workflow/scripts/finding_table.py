@@ -1,15 +1,16 @@
 """Adapter of rule finding_table."""
 
-from mjd.config.schema import Statistics, System
+from mjd.config.analyses import Statistics
 from mjd.data.items import train_items
 from mjd.io import read_parquet, write_csv, write_parquet
 from mjd.job import job, labels_of, provenance, unanswered_prompts
 from mjd.reproduction import finding
 from mjd.settings import check
+from mjd.systems import decode
 
 with job(snakemake):
     params = snakemake.params
-    systems = [System(**system) for system in params.systems]
+    systems = decode(params.systems)
     table = finding.finding_table(
         train_items(read_parquet(snakemake.input.data_items)),
         finding.cases(systems, params.label_guided),

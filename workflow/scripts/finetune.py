@@ -2,15 +2,17 @@
 
 from mjd import schemas
 from mjd.classifiers.finetuning import FineTuningJob, FineTuningRun, finetune_systems
-from mjd.config.schema import FineTuning, load_config
+from mjd.config.classifiers import FineTuning
 from mjd.io import read_parquet, write_parquet
 from mjd.job import encoder_settings, job, labels_of, parallel_runs, provenance, unanswered_prompts
 from mjd.settings import check
+from mjd.systems import decode
 
 with job(snakemake):
     params = snakemake.params
     encoder = encoder_settings(snakemake)
-    targets = {slug: read_parquet(path) for slug, path in zip(params.systems, snakemake.input.targets, strict=True)}
+    systems = {system.slug: system for system in decode(params.systems)}
+    targets = {slug: read_parquet(path) for slug, path in zip(systems, snakemake.input.targets, strict=True)}
     shared = FineTuningJob(
         snakemake.input.base,
         read_parquet(snakemake.input.data_items),
@@ -22,9 +24,8 @@ with job(snakemake):
     )
     # Human label distributions have every item; MJDs may lack some that no prompt of was answered.
     drops = unanswered_prompts(snakemake).drops
-    partial = {system.slug for system in load_config(snakemake.config).main_mjd_systems()} if drops else set()
     runs = [
-        FineTuningRun(slug, targets[slug], seed, checkpoint, may_lack_items=slug in partial)
+        FineTuningRun(slug, targets[slug], seed, checkpoint, may_lack_items=drops and systems[slug].kind == "mjd")
         for (slug, seed), checkpoint in zip(params.runs, snakemake.output.checkpoints, strict=True)
     ]
     history = finetune_systems(shared, runs, parallel_runs(snakemake, encoder["device"]))

@@ -1,7 +1,7 @@
 """Adapter of rule generate_explanations."""
 
 from mjd import schemas
-from mjd.config.schema import Sampling
+from mjd.config.explanations import Sampling
 from mjd.data.items import train_items
 from mjd.explanations.generation import generate_answers
 from mjd.io import read_parquet, write_parquet

@@ -1,7 +1,8 @@
 """Adapter of rule load_items."""
 
 from mjd import schemas
-from mjd.config.schema import ItemsData, Task, load_config
+from mjd.config.data import ItemsData, Task
+from mjd.config.files import load_config
 from mjd.data.items import train_items
 from mjd.data.loaders import load_items
 from mjd.data.overlap import items_report, report_entry

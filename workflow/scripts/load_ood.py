@@ -1,7 +1,7 @@
 """Adapter of rule load_ood."""
 
 from mjd import schemas
-from mjd.config.schema import OodData, Task
+from mjd.config.data import OodData, Task
 from mjd.data.loaders import load_ood
 from mjd.data.overlap import items_overlap, report_entry
 from mjd.io import read_parquet, write_parquet

@@ -1,7 +1,7 @@
 """Adapter of rule load_pairs."""
 
 from mjd import schemas
-from mjd.config.schema import PairsData, Task
+from mjd.config.data import PairsData, Task
 from mjd.data.loaders import load_pairs
 from mjd.data.overlap import items_overlap, report_entry
 from mjd.io import read_parquet, write_parquet

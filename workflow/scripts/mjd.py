@@ -1,7 +1,7 @@
 """Adapter of rule mjd."""
 
 from mjd import schemas
-from mjd.config.schema import transform_of
+from mjd.config.scoring import transform_of
 from mjd.estimators.calibration import judge
 from mjd.io import read_parquet, read_provenance, write_parquet
 from mjd.job import job, labels_of, log, provenance

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from mjd.config.schema import load_config
+from mjd.config.files import load_config
 from mjd.io import read_parquet, write_csv, write_parquet
 from mjd.job import job, log, provenance
 from mjd.planning import estimate as planning

@@ -1,29 +1,33 @@
 """Adapter of rule sample_answers."""
 
 from mjd.analyses import first_token_agreement as first_token
-from mjd.config.schema import Analyses
+from mjd.config.analyses import Analyses
+from mjd.config.files import load_config
 from mjd.data.items import train_items
 from mjd.estimators.first_token import PromptSettings
 from mjd.io import read_parquet, write_parquet
 from mjd.job import engine_of, job, labels_of, provenance, unanswered_prompts
 from mjd.llm.store.replies import Store
 from mjd.llm.usage import Tally
+from mjd.paths import Paths
 from mjd.prompts.templates import prompts_from
 from mjd.settings import check
+from mjd.systems import decode
 
 with job(snakemake), Store(snakemake.params.store) as store:
     params = snakemake.params
     prompts, labels = prompts_from(params.prompts), labels_of(snakemake)
+    paths = Paths.of(load_config(snakemake.config))
     variants = [
         first_token.Variant(
-            slug=variant["slug"],
+            slug=system.slug,
             settings=PromptSettings(
-                prompts, labels, tuple(params.text_fields), variant["mode"], params.orders, params.seed
+                prompts, labels, tuple(params.text_fields), system.mode, params.orders, params.seed
             ),
-            explanations=read_parquet(variant["explanations"]) if variant["explanations"] else None,
-            scores=read_parquet(variant["scores"]),
+            explanations=read_parquet(shown) if (shown := paths.shown_by(system)) else None,
+            scores=read_parquet(paths.scores_of(system)),
         )
-        for variant in params.variants
+        for system in decode(params.systems)
     ]
     tally, unanswered = Tally(), unanswered_prompts(snakemake)
     with engine_of(snakemake, store) as engine:

@@ -1,7 +1,7 @@
 """Adapter of rule score."""
 
 from mjd import schemas
-from mjd.config.schema import load_config
+from mjd.config.files import load_config
 from mjd.data.items import train_items
 from mjd.estimators.first_token import PromptSettings, ScoreChunks, StoredScores, score_items, warn_of_low_mass
 from mjd.io import read_parquet, write_parquet

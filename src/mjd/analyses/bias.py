@@ -9,12 +9,13 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from mjd.config.schema import Statistics, System
+from mjd.config.analyses import Statistics
 from mjd.distributions import Floats
 from mjd.errors import DataError
 from mjd.estimators.aggregation import fill_bounds, fully_crossed, softmax
 from mjd.evaluation import statistics as stats
 from mjd.labels import LabelSet
+from mjd.systems import System
 
 SHARES = ("item", "option_order", "item_option_order", "explanation_order", "residual")
 VARIANT = ("scorer", "generator", "source", "selection", "mode")

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from mjd.config.schema import Statistics, System
+from mjd.config.analyses import Statistics
 from mjd.distributions import Floats
 from mjd.errors import DataError
 from mjd.estimators.aggregation import fill_bounds, fully_crossed, softmax
@@ -20,6 +20,7 @@ from mjd.evaluation import statistics as stats
 from mjd.evaluation.metrics import distance_correlation, kl_divergence, total_variation_distance
 from mjd.labels import LabelSet
 from mjd.prompts.templates import explanation_orders
+from mjd.systems import System
 
 log = logging.getLogger(__name__)
 

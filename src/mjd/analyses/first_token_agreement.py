@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 from scipy.stats import binomtest
 
-from mjd.config.schema import Analyses, System
+from mjd.config.analyses import Analyses
 from mjd.estimators.aggregation import fill_bounds
 from mjd.estimators.first_token import PromptSettings, item_prompts, top_tokens, warn_of_low_mass
 from mjd.explanations.generation import ask
@@ -20,6 +20,7 @@ from mjd.llm.reasoning import after_reasoning
 from mjd.llm.store.replies import Store
 from mjd.llm.unanswered import UnansweredPrompts
 from mjd.llm.usage import Tally
+from mjd.systems import System
 
 VARIANT = ("scorer", "generator", "source", "selection", "mode")
 

@@ -36,7 +36,7 @@ from mjd.classifiers.model import (
     warn_of_truncation,
 )
 from mjd.classifiers.resume import FinishedRuns
-from mjd.config.schema import BaseClassifier, FineTuning
+from mjd.config.classifiers import BaseClassifier, FineTuning
 from mjd.distributions import Floats, Ints, aligned, from_counts
 from mjd.errors import DataError, ModelError
 from mjd.evaluation.metrics import HUMAN_TIE, PREDICTED_TIE, Bools, cross_entropy, f1, share_of_ties, top_labels

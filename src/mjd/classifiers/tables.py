@@ -15,9 +15,9 @@ from mjd.classifiers.evaluation import FINETUNING_COUNTS, FINETUNING_METRICS, OO
 from mjd.evaluation import statistics as stats
 from mjd.evaluation.comparison import SIGNIFICANCE
 from mjd.io import read_parquet, read_provenance
+from mjd.systems import System
 
-# (slug, title, slug of the system it is tested against or None), and (name, title), in table order.
-Systems = Sequence[Sequence[str | None]]
+# (name, title), in table order.
 Titles = Sequence[Sequence[str]]
 
 OOD_SHOWN = "weighted_f1"
@@ -51,7 +51,7 @@ def ood_schema() -> pa.Schema:
 
 def _long(
     scored: Sequence[pd.DataFrame],
-    systems: Systems,
+    systems: Sequence[System],
     encoders: Titles,
     part: str,
     metrics: Sequence[str],
@@ -60,14 +60,14 @@ def _long(
     data_set: str,
 ) -> pd.DataFrame:
     """Every encoder's scores over seeds, rows in the order of `systems`, then encoders, then parts."""
-    references = {str(slug): reference for slug, _, reference in systems}
+    references = {system.slug: system.reference for system in systems}
     summaries = []
     for (name, title), table in zip(encoders, scored, strict=True):
         summary = summarise_seeds(table, ["system", part, *of_items], metrics)
         _add_intervals(summary, metrics, confidence)
         _add_tests(summary, table, part, metrics, references)
         summaries.append(summary.rename(columns={"system": "slug"}).assign(encoder=name, encoder_title=title))
-    titles = {str(slug): title for slug, title, _ in systems}
+    titles = {system.slug: system.title for system in systems}
     place = {slug: row for row, slug in enumerate(titles)}
     found = pd.concat(summaries, ignore_index=True)
     found = found.assign(system=found["slug"].map(titles), data_set=data_set)
@@ -103,7 +103,7 @@ def _add_tests(
 
 def finetuning(
     scored: Sequence[pd.DataFrame],
-    systems: Systems,
+    systems: Sequence[System],
     encoders: Titles,
     confidence: float,
     data_set: str,
@@ -140,7 +140,7 @@ def truncated_in_training(base: str | Path, history: str | Path, base_slug: str)
 
 
 def ood(
-    scored: Sequence[pd.DataFrame], systems: Systems, encoders: Titles, confidence: float, data_set: str
+    scored: Sequence[pd.DataFrame], systems: Sequence[System], encoders: Titles, confidence: float, data_set: str
 ) -> pd.DataFrame:
     """The OOD table from `evaluate.ood_table` of every encoder (in the order of `encoders`)."""
     return _long(scored, systems, encoders, "round", OOD_METRICS, OOD_COUNTS, confidence, data_set)

@@ -220,3 +220,19 @@ class Data(Settings):
     def label(self) -> str:
         """The data set's name as tables and figures show it."""
         return f"{self.title} (synthetic)" if self.synthetic and "synthetic" not in self.title else self.title
+
+
+# Registry sources that each loader reads.
+_LOADER_SOURCES: dict[str, tuple[str, ...]] = {
+    "tables": (),
+    "mjd-estimator": ("mjd-estimator-items", "mjd-estimator-splits", "chaosnli-mnli"),
+    "esnli": ("esnli",),
+    "multinli": ("multinli",),
+    "anli-dev": ("anli-dev",),
+    "anli-test": ("anli",),
+}
+
+
+def source_ids(loader: str) -> tuple[str, ...]:
+    """Ids of the registry sources that a loader reads."""
+    return _LOADER_SOURCES[loader]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import logging
+import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -42,6 +43,12 @@ class _Wanted:
     url: str
     mirror: Path | None
     paths: tuple[str, ...]
+
+
+def mirror_directory(configured: str | None) -> Path | None:
+    """The mirror: environment variable MJD_MIRROR, else the configuration's `mirror`, else none."""
+    chosen = os.environ.get("MJD_MIRROR") or configured
+    return Path(chosen).expanduser() if chosen else None
 
 
 def file_url(source: Source, path: str) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from mjd import schemas
-from mjd.config.schema import ItemsData, OodData, PairsData, Task
+from mjd.config.data import ItemsData, OodData, PairsData, Task
 from mjd.data import annotation_tables, checks, public, tables
 from mjd.data.checks import TableName
 

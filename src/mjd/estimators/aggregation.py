@@ -7,7 +7,7 @@ import logging
 import numpy as np
 import pandas as pd
 
-from mjd.config.schema import Norm, Softmax
+from mjd.config.scoring import Norm, Softmax
 from mjd.distributions import Floats, Ints
 from mjd.errors import DataError
 from mjd.labels import LabelSet

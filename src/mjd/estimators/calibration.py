@@ -11,7 +11,7 @@ import pandas as pd
 from scipy.optimize import minimize_scalar
 from scipy.stats import gmean
 
-from mjd.config.schema import FittedSoftmax, Transform
+from mjd.config.scoring import FittedSoftmax, Transform
 from mjd.distributions import Floats, Ints
 from mjd.errors import DataError
 from mjd.estimators.aggregation import fill_bounds, model_judgments, score_matrix, softmax

@@ -13,12 +13,13 @@ import pandas as pd
 import pyarrow as pa
 from scipy.stats import gmean
 
-from mjd.config.schema import Statistics, System
+from mjd.config.analyses import Statistics
 from mjd.distributions import Floats, aligned, items_of_all
 from mjd.errors import DataError
 from mjd.evaluation import metrics
 from mjd.evaluation import statistics as stats
 from mjd.labels import LabelSet
+from mjd.systems import System
 
 log = logging.getLogger(__name__)
 
@@ -125,9 +126,9 @@ def stacked(
             "Add HJDs to the items, or ask for tables that need none, such as tables/ood.csv (task.train_hjd: none).",
         )
     if drops:
-        known = items_of_all(known, {s.path or s.slug: distributions[s.slug] for s in systems if s.kind == "mjd"})
+        known = items_of_all(known, {s.slug: distributions[s.slug] for s in systems if s.kind == "mjd"})
     human = known[labels.columns("hjd")].to_numpy(np.float64)
-    models = [aligned(known["uid"], distributions[s.slug], labels, s.path or s.slug) for s in systems]
+    models = [aligned(known["uid"], distributions[s.slug], labels, s.slug) for s in systems]
     return human, np.stack(models)
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from mjd.config.schema import Prompts, Sampling
+from mjd.config.explanations import Sampling
+from mjd.config.prompts import Prompts
 from mjd.labels import LabelSet
 from mjd.llm.base import Engine, Generate, Unanswered, request_key
 from mjd.llm.store.replies import Store, request_record

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from mjd.llm.specs import ScoreKind
 
 if TYPE_CHECKING:
-    from mjd.config.schema import Llm
+    from mjd.config.llms import Llm
     from mjd.llm.store.ledger import Ledger
 
 

@@ -10,7 +10,7 @@ from mjd.llm.base import Engine, Workplace
 from mjd.llm.specs import ENGINES
 
 if TYPE_CHECKING:
-    from mjd.config.schema import Llm
+    from mjd.config.llms import Llm
 
 
 def build_engine(settings: Llm, directory: str | Path, identity: str, workplace: Workplace | None = None) -> Engine:

@@ -6,13 +6,14 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal
 
 import pandas as pd
 import pyarrow as pa
 
-from mjd.config.schema import Config, Llm, Prompts, System
+from mjd.config.llms import Llm
+from mjd.config.prompts import Prompts
+from mjd.config.schema import Config
 from mjd.data.items import train_items
 from mjd.errors import ConfigError
 from mjd.estimators.first_token import PromptSettings, explanations_by_item, first_prompts, item_prompts
@@ -22,8 +23,10 @@ from mjd.labels import LabelSet
 from mjd.llm.base import Generate, Message, Score
 from mjd.llm.unanswered import UnansweredPrompts
 from mjd.orders import n_distinct_orders, n_distinct_rotations
+from mjd.paths import Paths
 from mjd.planning.prompt_counts import check_prompts_per_item
 from mjd.prompts.templates import explanation_orders
+from mjd.systems import System, all_orders_systems, first_token_systems, scored_variants
 
 # What stands in for an explanation where a data set holds none at all.
 _FILLER = "- " + "word " * 20
@@ -56,7 +59,12 @@ class Answers:
 
 @dataclass(frozen=True)
 class PlannedJob:
-    """One LLM job: tokens in and out, prompts found finished, and what its numbers rest on."""
+    """One LLM job: tokens in and out, prompts found finished, and what its numbers rest on.
+
+    Attributes:
+        output: the artifact that it makes.
+        chunks: where it keeps scores until then; None: it keeps none, or not in chunks.
+    """
 
     llm: str
     rule: str
@@ -65,6 +73,8 @@ class PlannedJob:
     prompt_tokens: int
     output_tokens: int
     explanations: Basis
+    output: str
+    chunks: str | None = None
     cached: int = 0
 
 
@@ -100,12 +110,12 @@ def plan(
     selected: dict[tuple[str, str, str], pd.DataFrame] = {}
     scoring = [
         _scoring(config, system, train, human, answers, counters, count_cached, selected)
-        for system in config.scored_variants()
+        for system in scored_variants(config)
     ]
     some, every_order = train.head(config.analyses.convergence_items), _with_all_orders(config)
     all_orders = [
-        _scoring(every_order, system, some, human, answers, counters, count_cached, {}, ALL_ORDERS_RULE)
-        for system in config.all_orders_systems()
+        _scoring(every_order, system, some, human, answers, counters, count_cached, {}, all_orders=True)
+        for system in all_orders_systems(config)
     ]
     jobs += [*scoring, *all_orders, *_sampling(config, scoring, count_cached)]
     rows = [_row(job, config.llms[job.llm], counters[job.llm]) for job in jobs]
@@ -177,6 +187,7 @@ def _generating(
             sum(tokens),
             round(mean * len(tokens)),
             written.basis,
+            Paths.of(config).answers(llm),
         )
         yield replace(job, cached=count_cached(job, requests))
 
@@ -206,17 +217,17 @@ def _scoring(
     counters: Mapping[str, TokenCounter],
     count_cached: CountCached,
     selected: dict[tuple[str, str, str], pd.DataFrame],
-    rule: str = SCORE_RULE,
+    all_orders: bool = False,
 ) -> PlannedJob:
-    """One job of rule score, or of another rule that does the same.
+    """One job of rule score, or of score_all_orders.
 
     Tokens are counted in one prompt an item: its other prompts hold the same lines in another order.
     """
-    scorer, source, generator = str(system.scorer), str(system.source), system.generator
+    scorer = str(system.scorer)
     shown, basis = _shown(config, system, train, human, answers, selected)
     fields = tuple(config.task.text_fields)
     mode = system.mode or "plain"
-    one = PromptSettings(_templates(config), config.labels, fields, mode, 1, config.seed)  # type: ignore[arg-type]
+    one = PromptSettings(_templates(config), config.labels, fields, mode, 1, config.seed)
     if config.unanswered == "drop" and shown is not None:
         train = train[train["uid"].isin(shown["uid"])]
     firsts = (prompt.messages for prompt in first_prompts(train, shown, one))
@@ -232,15 +243,17 @@ def _scoring(
             for prompt in prompts
         )
 
-    name = source if generator in (None, scorer) else f"{source}@{str(generator).replace('/', '-')}"
+    paths = Paths.of(config)
     job = PlannedJob(
         scorer,
-        rule,
-        f"{name}-{system.selection}-{mode}",
+        ALL_ORDERS_RULE if all_orders else SCORE_RULE,
+        system.variant,
         sum(numbers),
         sum(n * length for n, length in zip(numbers, tokens, strict=True)),
         sum(numbers),  # one token each
         basis,
+        paths.all_orders_of(system) if all_orders else paths.scores_of(system),
+        (paths.all_orders_chunks if all_orders else paths.score_chunks)(scorer, system.variant),
     )
     return replace(job, cached=count_cached(job, requests))
 
@@ -252,13 +265,15 @@ def _with_all_orders(config: Config) -> Config:
 def _sampling(config: Config, scoring: Sequence[PlannedJob], count_cached: CountCached) -> Iterator[PlannedJob]:
     """Jobs of rule sample_answers: some prompts of each main variant, as long as they are on average."""
     of_scores = {(job.llm, job.variant): job for job in scoring}
-    for llm, systems in config.first_token_systems().items():
-        asked = [of_scores[llm, Path(config.scores_path(system)).stem] for system in systems]
+    for llm, systems in first_token_systems(config).items():
+        asked = [of_scores[llm, system.variant] for system in systems]
         numbers = [min(config.analyses.generated_prompts, job.prompts) for job in asked]
         tokens = sum(n * job.prompt_tokens // max(job.prompts, 1) for n, job in zip(numbers, asked, strict=True))
         basis: Basis = "estimated" if "estimated" in {job.explanations for job in asked} else "known"
         output = sum(numbers) * config.analyses.generated_tokens
-        job = PlannedJob(llm, SAMPLE_RULE, "", sum(numbers), tokens, output, basis)
+        job = PlannedJob(
+            llm, SAMPLE_RULE, "", sum(numbers), tokens, output, basis, Paths.of(config).sampled_answers(llm)
+        )
         yield replace(job, cached=count_cached(job, lambda: iter(())))
 
 

@@ -9,13 +9,15 @@ from typing import Any
 
 import pandas as pd
 
-from mjd.config.schema import Config, generator_slug
+from mjd.config.schema import Config
 from mjd.io import read_parquet, read_table
 from mjd.llm.base import Generate, Message, Score, request_key
 from mjd.llm.chat.tokens import ChatTokenizer
 from mjd.llm.engines import engine_class
 from mjd.llm.store.replies import Store, record_kind
-from mjd.planning.estimate import ALL_ORDERS_RULE, SAMPLE_RULE, SCORE_RULE, Answers, PlannedJob, TokenCounter, stand_in
+from mjd.paths import Paths
+from mjd.planning.estimate import SAMPLE_RULE, Answers, PlannedJob, TokenCounter, stand_in
+from mjd.systems import PUBLISHED
 
 log = logging.getLogger("mjd")
 
@@ -61,7 +63,7 @@ def counters(config: Config, fallback: Mapping[str, Path]) -> dict[str, TokenCou
     """
     found = {}
     for name, llm in config.llms.items():
-        directory = Path(config.downloads_dir) / "models" / llm.model
+        directory = Path(Paths.of(config).model(llm.model))
         if (directory / "config.json").is_file():
             variables = config.llm_settings(name).chat_template_kwargs
             found[name] = own_counter(directory, llm.chat_template, llm.model, variables)
@@ -83,8 +85,8 @@ def known_answers(
     """
     found = {}
     for generator in config.generators:
-        name = generator.removeprefix("published/")
-        path = Path(config.results_dir) / "explanations" / generator_slug(generator) / "answers.parquet"
+        name = generator.removeprefix(PUBLISHED)
+        path = Path(Paths.of(config).answers(generator))
         if generator != name:
             found[generator] = Answers(published[name], "known")
         elif path.is_file():
@@ -96,11 +98,6 @@ def known_answers(
     return found
 
 
-# Where the rules that score keep scores, and their chunks, below results_dir and its store.
-_SCORES = {SCORE_RULE: "scores", ALL_ORDERS_RULE: "analyses/all_orders"}
-_CHUNKS = {SCORE_RULE: "scores", ALL_ORDERS_RULE: "all_orders"}
-
-
 class Finished:
     """Counts finished prompts of planned jobs.
 
@@ -110,27 +107,19 @@ class Finished:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.results = Path(config.results_dir)
-        self.store = self.results / "store" / "answers.sqlite"
+        self.store = Path(Paths.of(config).store)
 
     def __call__(self, job: PlannedJob, requests: Callable[[], Iterator[Generate | Score]]) -> int:
-        if self._output(job).is_file():
+        if Path(job.output).is_file():
             return job.prompts
         if job.rule == SAMPLE_RULE:  # which prompts are drawn is known once the scores are
             return 0
         if self.config.llms[job.llm].spec.is_paid:
             return self._by_key(job, requests())
-        if job.rule in _CHUNKS:
-            chunks = (self.results / "store" / _CHUNKS[job.rule] / job.llm / job.variant).glob("chunk-*.parquet")
+        if job.chunks:
+            chunks = Path(job.chunks).glob("chunk-*.parquet")
             return min(job.prompts, sum(int(read_table(path).num_rows) for path in chunks))
         return min(job.prompts, self._answers_of(job.llm))
-
-    def _output(self, job: PlannedJob) -> Path:
-        if job.rule in _SCORES:
-            return self.results / _SCORES[job.rule] / job.llm / f"{job.variant}.parquet"
-        if job.rule == SAMPLE_RULE:
-            return self.results / "analyses" / "first_token" / f"{job.llm}.parquet"
-        return self.results / "explanations" / job.llm / "answers.parquet"
 
     def _answers_of(self, llm: str) -> int:
         """Answers of an LLM in the store."""
@@ -144,7 +133,7 @@ class Finished:
     def _by_key(self, job: PlannedJob, requests: Iterator[Generate | Score]) -> int:
         llm = self.config.llm_settings(job.llm)
         info = engine_class(llm.engine).info_of(llm, self.config.model_entry(llm.model).identity)
-        if info is None or (job.explanations == "estimated" and job.rule in _SCORES) or not self.store.is_file():
+        if info is None or (job.explanations == "estimated" and job.chunks) or not self.store.is_file():
             return 0
         n = 0
         with Store(self.store, create=False) as store:

@@ -12,6 +12,7 @@ from mjd.errors import DataError
 from mjd.explanations.selection import wanted_labels
 from mjd.labels import LabelSet
 from mjd.orders import Orders, cure, too_many
+from mjd.systems import all_orders_systems
 
 
 def explanations_per_item(
@@ -52,7 +53,7 @@ def check_prompts_per_item(config: Config, items: pd.DataFrame, human_explanatio
     for source in config.explanations.sources:
         _check(config, source, config.scoring.orders, items, human_explanations, "")
     some = items.head(config.analyses.convergence_items)
-    for source in {str(system.source) for system in config.all_orders_systems()}:
+    for source in {str(system.source) for system in all_orders_systems(config)}:
         _check(config, source, "all", some, human_explanations, "analyses.convergence_items scores all orders: ")
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from mjd.config.schema import Prompts
+from mjd.config.prompts import Prompts
 from mjd.io import Provenance, write_text
 from mjd.labels import Label, LabelSet
 from mjd.llm.base import Message

@@ -9,11 +9,12 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from mjd.config.schema import Statistics, System
+from mjd.config.analyses import Statistics
 from mjd.distributions import Floats
 from mjd.evaluation import statistics as stats
 from mjd.evaluation.comparison import Bootstrapped, bootstrap, is_independent, null_quantile, stacked
 from mjd.labels import LabelSet
+from mjd.systems import System
 
 # Whether more of a metric is better (+1) or less (-1).
 BETTER = {"kl": -1, "dcor": 1}

@@ -13,8 +13,10 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from mjd import registry
-from mjd.config.schema import Config, Softmax, System
+from mjd.config.schema import Config
+from mjd.config.scoring import Softmax
 from mjd.settings import Settings, check
+from mjd.systems import PUBLISHED, System, mjd_systems
 from mjd.yaml_files import read_yaml
 
 PUBLISHED_DIR = Path(__file__).resolve().parents[3] / "resources" / "published"
@@ -109,7 +111,7 @@ def comparable(config: Config, reading: Reading) -> Comparable:
     """Which rows and encoders of the published tables `config` makes, decided by `published_as` of its models."""
     systems: dict[str, str] = {}
     missing: dict[str, str] = {}
-    mjds = config.mjd_systems()
+    mjds = mjd_systems(config)
     for title, row in reading.rows.items():
         found = row.slug or _mjd_slug(config, mjds, reading.variant, row)
         if found:
@@ -132,7 +134,7 @@ def _published_as(config: Config, model: str) -> str | None:
 def _mjd_slug(config: Config, mjds: Sequence[System], variant: Variant, row: PublishedRow) -> str | None:
     """The MJD of a published row; published explanations come before new ones of the same LLM."""
     found = [system for system in mjds if _is_row(config, variant, row, system)]
-    published_first = sorted(found, key=lambda system: not str(system.generator).startswith("published/"))
+    published_first = sorted(found, key=lambda system: not str(system.generator).startswith(PUBLISHED))
     return published_first[0].slug if published_first else None
 
 
@@ -150,8 +152,8 @@ def _is_row(config: Config, variant: Variant, row: PublishedRow, system: System)
 
 def _writer(config: Config, generator: str) -> str | None:
     """`published_as` of the LLM that wrote a generator's explanations."""
-    if generator.startswith("published/"):
-        return registry.published()[generator.removeprefix("published/")].published_as
+    if generator.startswith(PUBLISHED):
+        return registry.published()[generator.removeprefix(PUBLISHED)].published_as
     return _published_as(config, config.llms[generator].model)
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mjd.config.schema import Prompts, check_templates
+from mjd.config.prompts import Prompts, check_templates
 from mjd.data.public import nli_keys, read_json_lines, two_texts
 from mjd.errors import DataError
 from mjd.labels import LabelSet

@@ -7,9 +7,11 @@ import pandas as pd
 import pytest
 
 from mjd.analyses.bias import SHARES, bias_table, design, place_probabilities, schema, variance_shares
-from mjd.config.schema import Statistics, System, read_config
+from mjd.config.analyses import Statistics
+from mjd.config.files import read_config
 from mjd.errors import DataError
 from mjd.io import to_table
+from mjd.systems import System
 
 LABELS = read_config("config/config.yaml").labels
 COLUMNS = LABELS.columns("score")

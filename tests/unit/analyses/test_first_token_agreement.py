@@ -14,12 +14,14 @@ from mjd.analyses.first_token_agreement import (
     sample_answers,
     schema,
 )
-from mjd.config.schema import Analyses, System, read_config
+from mjd.config.analyses import Analyses
+from mjd.config.files import read_config
 from mjd.estimators.first_token import PromptSettings, ScoreChunks, score_items
 from mjd.io import to_table
 from mjd.llm.fake import FakeEngine
 from mjd.llm.store.replies import Store
 from mjd.llm.usage import Tally
+from mjd.systems import System
 
 CONFIG = read_config("config/config.yaml")
 LABELS = CONFIG.labels

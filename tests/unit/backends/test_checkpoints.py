@@ -16,7 +16,7 @@ from transformers import BartConfig, BartModel, BertTokenizer
 
 from mjd.backends.checkpoints import load_tokenizer
 from mjd.classifiers.model import encode, load_encoder, predict
-from mjd.config.schema import Llm
+from mjd.config.llms import Llm
 from mjd.data.models import check_model_directory
 from mjd.errors import ModelError
 from mjd.labels import LabelSet

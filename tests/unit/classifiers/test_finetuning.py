@@ -34,7 +34,7 @@ from mjd.classifiers.finetuning import (
 )
 from mjd.classifiers.model import encode, load_encoder, predict
 from mjd.classifiers.resume import FinishedRuns
-from mjd.config.schema import BaseClassifier, FineTuning
+from mjd.config.classifiers import BaseClassifier, FineTuning
 from mjd.distributions import from_counts
 from mjd.errors import DataError, ModelError
 from mjd.evaluation.metrics import cross_entropy, entropy, f1, majority

@@ -9,8 +9,9 @@ import pytest
 from mjd.classifiers import tables
 from mjd.classifiers.evaluation import FINETUNING_METRICS
 from mjd.io import to_table, write_parquet
+from mjd.systems import System
 
-SYSTEMS = [("base", "Base", None), ("a", "System A", "human"), ("human", "Human", None)]
+SYSTEMS = [System("base", "Base"), System("a", "System A", reference="human"), System("human", "Human")]
 ENCODERS = [("bert", "BERT"), ("roberta", "RoBERTa")]
 
 

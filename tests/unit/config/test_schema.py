@@ -1,15 +1,19 @@
 """The configuration: strict keys with the nearest valid one named, references checked, systems in table order."""
 
-from pathlib import Path
-
 import pytest
 import yaml
 from pydantic import ValidationError
 
-from mjd.config.schema import Analyses, Config, Encoder, Llm, OpenAi, load_config, read_config, resolve
+from mjd.config.classifiers import Encoder
+from mjd.config.files import load_config, read_config
+from mjd.config.llms import Llm, OpenAi
+from mjd.config.schema import Config
 from mjd.errors import ConfigError
 from mjd.llm.specs import ENGINES, EngineSpec
 from mjd.prompts.templates import score_prompts
+from mjd.systems import (
+    mjd_systems,
+)
 
 COUNTS = {"title": "x", "guided_by": "counts"}
 
@@ -179,87 +183,9 @@ def test_label_keys_must_differ() -> None:
         load_config(config)
 
 
-def test_missing_extended_file_is_an_error() -> None:
-    with pytest.raises(ConfigError, match=r"config/nli2\.yaml cannot be read"):
-        load_config({**values(), "extends": "config/nli2.yaml"})
-
-
-def test_the_error_of_a_missing_file_names_the_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = values()
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match=rf"config/nli\.yaml cannot be read in {tmp_path}.* Snakemake runs in \(-d\)"):
-        load_config(config)
-
-
 def test_a_slash_at_the_end_of_a_directory_changes_nothing() -> None:
     config = load_config({**values(), "results_dir": "results/mine/", "downloads_dir": "downloads/"})
     assert (config.results_dir, config.downloads_dir) == ("results/mine", "downloads")
-    assert str(config.mjd_systems()[0].path).startswith("results/mine/mjd/")
-
-
-def test_a_file_may_extend_one_that_extends_another() -> None:
-    config, public = (read_config(f"config/{name}.yaml") for name in ("public-all-orders", "public"))
-    assert (config.scoring.orders, public.scoring.orders) == ("all", "cyclic")
-    assert config.scoring.modes == public.scoring.modes
-    assert config.labels == public.labels
-
-
-def test_null_removes_what_the_extended_file_has() -> None:
-    task = {"label_counts": {"varierr": None, "mnli": None}}
-    shown = {"sources": ["none", "human", "lf"]}
-    config = load_config({**values(), "task": task, "explanations": values()["explanations"] | shown})
-    assert config.task.label_counts == {}
-    assert [system.slug for system in config.distribution_systems()] == ["hjd"]
-
-
-def test_without_hjds_of_training_items_no_classifier_learns_from_them() -> None:
-    config = load_config({**values(), "task": {"train_hjd": "some"}})
-    assert [system.slug for system in config.trained_systems()][:2] == ["varierr", "mnli"]
-    assert "hjd" not in [system.slug for system in config.classifier_systems()]
-    assert "hjd" in [system.slug for system in config.compared_systems()]
-
-
-def test_files_that_extend_one_another_are_refused(tmp_path: Path) -> None:
-    first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
-    first.write_text(f"extends: {second}\n")
-    second.write_text(f"extends: {first}\n")
-    with pytest.raises(ConfigError, match=r"extend one another: .*first.yaml -> .*second.yaml -> .*first.yaml"):
-        read_config(first)
-
-
-def test_classifier_rows_follow_the_poster() -> None:
-    titles = [system.title for system in read_config("config/config.yaml").classifier_systems()]
-    assert titles == [
-        "Zero-shot-LM",
-        "MNLI-FT-LM",
-        "ChaosNLI HJD",
-        "VariErr dist",
-        "MNLI dist",
-        "SmolLM2 MJD",
-        "SmolLM2 MJD + human-ex",
-        "SmolLM2 MJD + LF model-ex",
-        "SmolLM2 MJD + VariErr LG model-ex",
-        "SmolLM2 MJD + MNLI LG model-ex",
-    ]
-
-
-def test_paths_follow_the_contract() -> None:
-    systems = {system.title: system for system in read_config("config/public.yaml").main_mjd_systems()}
-    assert systems["SmolLM2 MJD"].path == "results/public/mjd/smollm2/none-all-plain-softmax-t1.parquet"
-    assert (
-        systems["SmolLM2 MJD + LF model-ex"].path == "results/public/mjd/smollm2/lf-first-explicit-softmax-t1.parquet"
-    )
-    other = systems["SmolLM2 MJD + MNLI LG GPT-4o-ex"]
-    assert other.path == "results/public/mjd/smollm2/mnli-lg@published-gpt4o-first-explicit-softmax-t1.parquet"
-    assert other.generator == "published/gpt4o"
-
-
-def test_swapping_the_scorer_is_one_line() -> None:
-    config = values("public.yaml")
-    config["scoring"]["scorer"] = "qwen"
-    systems = load_config(config).main_mjd_systems()
-    assert {system.scorer for system in systems} == {"qwen"}
-    assert systems[2].generator == "qwen"
 
 
 def test_config_values_cannot_be_changed() -> None:
@@ -276,15 +202,6 @@ def test_a_budget_needs_prices() -> None:
     with pytest.raises(ConfigError, match=r"budget_usd needs llms\.smollm2\.prices"):
         load_config(config)
     load_config(config | {"llms": {"smollm2": API | {"prices": {"input": 1, "output": 2}}}})
-
-
-def test_norm_is_absent_where_scores_are_log_probabilities() -> None:
-    config = read_config("config/paper.yaml")
-    norm = {system.scorer for system in config.mjd_systems() if system.transform == "norm"}
-    assert norm == {"llama3"}
-    fitted = {system.scorer for system in config.mjd_systems() if system.transform == "softmax-cv"}
-    assert fitted == {"llama3", "gpt4o"}
-    assert {system.scorer for system in config.mjd_systems()} == {"llama3", "gpt4o"}
 
 
 def test_main_systems_cannot_be_norm_of_log_probabilities() -> None:
@@ -341,7 +258,7 @@ def test_engine_with_log_probabilities_needs_one_entry_alone(monkeypatch: pytest
     config["scoring"]["transforms"] = {**config["scoring"]["transforms"], "norm": {"kind": "norm"}}
     loaded = load_config(config)
     assert loaded.llms["smollm2"].score_kind == "logprob"
-    assert not [system for system in loaded.mjd_systems() if system.transform == "norm"]
+    assert not [system for system in mjd_systems(loaded) if system.transform == "norm"]
     assert loaded.llms["smollm2"].deciding().keys() == {"engine", "dtype", "chat_template", "letter_tokens"}
     with pytest.raises(ConfigError, match="is no API model: it does not fit engine mine"):
         load_config({**config, "llms": {"smollm2": llm(engine="mine")}})
@@ -489,41 +406,6 @@ def test_text_of_the_command_line_is_read_as_what_it_spells() -> None:
     assert loaded.data.synthetic is False
 
 
-# -- laying mappings over one another ------------------------------------------------------------------------------
-
-
-def own(tmp_path: Path, name: str, **keys: object) -> str:
-    path = tmp_path / name
-    path.write_text(yaml.safe_dump(keys), encoding="utf-8")
-    return str(path)
-
-
-def test_empty_encoders_over_a_file_with_encoders_leave_none() -> None:
-    assert read_config("config/public.yaml").encoders
-    assert load_config({"extends": "config/public.yaml", "encoders": {}}).encoders == {}
-
-
-def test_what_a_file_empties_stays_empty_in_a_file_above_it(tmp_path: Path) -> None:
-    middle = own(tmp_path, "middle.yaml", extends="config/public.yaml", encoders={})
-    encoder = {"title": "BERT", "model": "bert-base-uncased"}
-    assert list(load_config({"extends": middle, "encoders": {"bert": encoder}}).encoders) == ["bert"]
-    removed = own(tmp_path, "removed.yaml", extends="config/public.yaml", analyses=None)
-    above = load_config({"extends": removed, "analyses": {"convergence_items": 7}})
-    assert above.analyses.model_dump() == {**Analyses().model_dump(), "convergence_items": 7}
-
-
-def test_command_line_empties_and_removes_as_a_file_does(tmp_path: Path) -> None:
-    file = {"extends": "config/config.yaml", "results_dir": "mine"}
-    assert resolve([file], {"encoders": {}})["encoders"] == {}
-    assert resolve([file], {"encoders": {"minilm": "null"}})["encoders"] == {}
-    whole = resolve([file, {"seed": 2}], {"limit": 3})
-    assert (whole["results_dir"], whole["seed"], whole["limit"]) == ("mine", 2, 3)
-    assert "extends" not in whole
-    assert load_config(whole | {"extends": "config/config.yaml"}) == load_config(file | {"seed": 2, "limit": 3})
-    other = own(tmp_path, "other.yaml", extends="config/config.yaml", seed=5)
-    assert resolve([file], {"extends": other})["seed"] == 5
-
-
 def without_encoders() -> dict:
     config = values() | {"encoders": {}}
     for name in ("pairs", "ood"):
@@ -534,7 +416,7 @@ def without_encoders() -> dict:
 def test_configuration_without_encoders_needs_no_pairs_and_rounds() -> None:
     loaded = load_config(without_encoders())
     assert (loaded.data.pairs, loaded.data.ood) == (None, None)
-    assert loaded.mjd_systems()
+    assert mjd_systems(loaded)
 
 
 @pytest.mark.parametrize("name", ["pairs", "ood"])

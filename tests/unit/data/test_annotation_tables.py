@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mjd.config.schema import ItemsData, OodData, PairsData, Task
+from mjd.config.data import ItemsData, OodData, PairsData, Task
 from mjd.data.loaders import load_items, load_ood, load_pairs
 from mjd.errors import DataError
 from mjd.settings import check

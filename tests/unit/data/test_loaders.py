@@ -15,8 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mjd import schemas
-from mjd.config.data import LABEL_KEY
-from mjd.config.schema import ItemsData, OodData, PairsData, Task
+from mjd.config.data import LABEL_KEY, ItemsData, OodData, PairsData, Task
 from mjd.data import checks
 from mjd.data.loaders import load_items, load_ood, load_pairs
 from mjd.data.public import source_directory

@@ -26,7 +26,9 @@ from hypothesis import strategies as st
 
 from mjd import schemas
 from mjd.classifiers.model import encode
-from mjd.config.schema import ItemsData, PairsData, Sampling, Task, read_config
+from mjd.config.data import ItemsData, PairsData, Task
+from mjd.config.explanations import Sampling
+from mjd.config.files import read_config
 from mjd.data.loaders import load_items, load_pairs
 from mjd.errors import DataError
 from mjd.estimators.first_token import PromptSettings, item_prompts

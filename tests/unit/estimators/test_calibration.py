@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mjd.config.schema import FittedSoftmax, Softmax, read_config
+from mjd.config.files import read_config
+from mjd.config.scoring import FittedSoftmax, Softmax
 from mjd.errors import DataError
 from mjd.estimators.aggregation import softmax
 from mjd.estimators.calibration import HIGHEST, LOWEST, cross_fitted_judgments, fit_temperature, judge

@@ -13,7 +13,10 @@ import pytest
 
 from mjd import schemas
 from mjd.analyses.bias import bias_table
-from mjd.config.schema import Sampling, Softmax, Statistics, System, read_config
+from mjd.config.analyses import Statistics
+from mjd.config.explanations import Sampling
+from mjd.config.files import read_config
+from mjd.config.scoring import Softmax
 from mjd.errors import DataError, ModelError
 from mjd.estimators import first_token as scoring
 from mjd.estimators.aggregation import model_judgments
@@ -25,6 +28,7 @@ from mjd.llm.base import EngineInfo, Generate, Generated, Score, Scored, Usage, 
 from mjd.llm.fake import FakeEngine
 from mjd.llm.store.replies import Store
 from mjd.llm.usage import Tally
+from mjd.systems import System
 
 CONFIG = read_config("config/config.yaml")
 ITEMS = pd.DataFrame({"uid": ["i1", "i2"], "premise": ["P one.", "P two."], "hypothesis": ["H one.", "H two."]})

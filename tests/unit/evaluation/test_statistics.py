@@ -7,11 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mjd.config.schema import Statistics, System, read_config
+from mjd.config.analyses import Statistics
+from mjd.config.files import read_config
 from mjd.errors import DataError
 from mjd.evaluation import statistics as stats
 from mjd.evaluation.comparison import bootstrap, compare, for_people, schema
 from mjd.io import to_table
+from mjd.systems import System
 
 LABELS = read_config("config/config.yaml").labels
 

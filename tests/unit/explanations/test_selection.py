@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mjd.config.schema import read_config
+from mjd.config.files import read_config
 from mjd.errors import DataError
 from mjd.explanations.selection import (
     candidates,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mjd.config.schema import Llm
+from mjd.config.llms import Llm
 from mjd.llm.base import EngineInfo, Generate, Message, Score, request_key
 from mjd.llm.openai.engine import engine_info
 

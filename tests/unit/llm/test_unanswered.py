@@ -14,7 +14,11 @@ import pytest
 
 from mjd.analyses import bias, convergence
 from mjd.classifiers.finetuning import FineTuningRun
-from mjd.config.schema import Llm, Prices, Sampling, Softmax, Statistics, System, load_config, read_config
+from mjd.config.analyses import Statistics
+from mjd.config.explanations import Sampling
+from mjd.config.files import load_config, read_config
+from mjd.config.llms import Llm, Prices
+from mjd.config.scoring import Softmax
 from mjd.errors import DataError, ModelError
 from mjd.estimators.aggregation import model_judgments
 from mjd.estimators.first_token import PromptSettings, ScoreChunks, StoredScores, score_items
@@ -31,6 +35,7 @@ from mjd.llm.store.replies import Store
 from mjd.llm.unanswered import UnansweredPrompts
 from mjd.llm.usage import Tally
 from mjd.report.figures import plot_convergence
+from mjd.systems import System
 from tests.openai.injecting_proxy import InjectingProxy
 from tests.unit.llm.openai.test_engine import Site, completion
 from tests.unit.llm.tiny_llms import save_tiny_llm

@@ -9,7 +9,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from mjd.config.schema import Config, load_config
+from mjd.config.files import load_config
+from mjd.config.schema import Config
 from mjd.data.items import train_items
 from mjd.data.loaders import load_items
 from mjd.estimators.first_token import PromptSettings, item_prompts

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mjd.config.schema import read_config
+from mjd.config.files import read_config
 from mjd.prompts.templates import Explanation, explain_prompt, explanation_orders, first_score_prompt, score_prompts
 
 CONFIG = read_config("config/config.yaml")

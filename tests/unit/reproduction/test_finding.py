@@ -4,9 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mjd.config.schema import Statistics, System, read_config
+from mjd.config.analyses import Statistics
+from mjd.config.files import read_config
 from mjd.io import to_table
 from mjd.reproduction.finding import NOISE, cases, finding_table, lines, schema, verdict_alike, verdict_better
+from mjd.systems import System
 from tests.unit.evaluation.test_statistics import noise
 
 LABELS = read_config("config/config.yaml").labels

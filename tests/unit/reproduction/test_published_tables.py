@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from mjd.config.schema import Config, load_config
+from mjd.config.files import load_config
+from mjd.config.schema import Config
 from mjd.errors import ConfigError
 from mjd.reproduction.published_tables import Note, PublishedColumn, PublishedRow, comparable, read_reading
 from mjd.settings import check

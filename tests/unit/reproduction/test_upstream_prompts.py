@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mjd.config.schema import Prompts
+from mjd.config.prompts import Prompts
 from mjd.errors import DataError
 from mjd.labels import LabelSet, label_set
 from mjd.prompts.templates import Explanation, prompts_from, score_prompts, write_prompts

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mjd.backends.devices import resolve_device
-from mjd.config.schema import load_config
+from mjd.config.files import load_config
 from mjd.errors import ConfigError, ModelError
 from mjd.runtime import gpus
 from mjd.runtime.gpus import find_gpus, limit_gpus, take_gpus

@@ -15,7 +15,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import openai
-from mjd.config.schema import OpenAi
+from mjd.config.llms import OpenAi
 from mjd.llm.base import Generated, Scored, Unanswered, Usage
 from mjd.llm.openai.errors import ReplyError, is_passing, one_line
 from mjd.llm.openai.replies import ENDPOINT, most_usage

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import openai
-from mjd.config.schema import Llm
+from mjd.config.llms import Llm
 from mjd.errors import ModelError
 from mjd.llm.base import (
     Engine,

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from mjd.config.schema import OpenAi
+from mjd.config.llms import OpenAi
 from mjd.llm.base import Generate, Generated, Message, Score, Scored, Usage
 from mjd.llm.logprobs import ROUNDING, is_meant
 from mjd.llm.openai import markers as openai_markers

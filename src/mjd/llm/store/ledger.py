@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from mjd.config.schema import Prices
+from mjd.config.llms import Prices
 from mjd.errors import BudgetError
 from mjd.llm.base import Usage
 from mjd.llm.store.replies import Store, StoredReply

@@ -21,7 +21,7 @@ from mjd.backends.checkpoints import (
     warn_of_unread_weights,
 )
 from mjd.backends.devices import keep_freed_memory, resolve_device, set_threads
-from mjd.config.schema import Llm
+from mjd.config.llms import Llm
 from mjd.errors import ModelError
 from mjd.llm.base import Engine, EngineInfo, Generate, Generated, Score, Scored, Usage, Workplace
 from mjd.llm.chat.letters import letter_scores

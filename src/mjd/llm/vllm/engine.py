@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from mjd.config.schema import Llm
+from mjd.config.llms import Llm
 from mjd.errors import ModelError
 from mjd.llm.base import Engine, EngineInfo, Generate, Generated, Score, Scored, Usage, Workplace
 from mjd.llm.chat.tokens import ChatTokenizer

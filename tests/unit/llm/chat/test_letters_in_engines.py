@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from mjd.config.schema import Llm
+from mjd.config.llms import Llm
 from mjd.errors import ModelError
 from mjd.explanations.selection import parse_candidates
 from mjd.llm.base import Generate, Message, Score, Scored, Workplace

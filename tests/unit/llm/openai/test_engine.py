@@ -17,7 +17,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from mjd.config.schema import Llm, Prices
+from mjd.config.llms import Llm, Prices
 from mjd.errors import BudgetError, ModelError
 from mjd.llm.base import Generate, Message, Score, Unanswered, Workplace, request_key
 from mjd.llm.openai.engine import OpenAiEngine

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mjd.config.schema import OpenAi
+from mjd.config.llms import OpenAi
 from mjd.llm.base import Generate, Message, Score, Usage
 from mjd.llm.openai import markers as openai_markers
 from mjd.llm.openai.errors import NoLetterError, ReplyError

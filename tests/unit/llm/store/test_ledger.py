@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mjd.config.schema import Prices
+from mjd.config.llms import Prices
 from mjd.errors import BudgetError
 from mjd.llm.base import Usage
 from mjd.llm.store.ledger import Booking, Ledger

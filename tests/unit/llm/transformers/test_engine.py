@@ -14,7 +14,8 @@ import torch
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
-from mjd.config.schema import Llm, read_config
+from mjd.config.files import read_config
+from mjd.config.llms import Llm
 from mjd.errors import ModelError
 from mjd.llm.base import Generate, Message, Score
 from mjd.llm.chat.tokens import ChatTokenizer

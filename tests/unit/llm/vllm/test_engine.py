@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from mjd.config.schema import Llm, read_config
+from mjd.config.files import read_config
+from mjd.config.llms import Llm
 from mjd.errors import ModelError
 from mjd.llm.base import Generate, Message, Workplace
 from mjd.llm.vllm.engine import VllmEngine, Worker, find_python, worker_environment

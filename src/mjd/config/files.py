@@ -1,0 +1,85 @@
+"""Configuration files: read, laid over one another, checked."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mjd.config.schema import Config
+from mjd.errors import ConfigError
+from mjd.settings import check
+from mjd.yaml_files import read_yaml
+
+
+def load_config(values: Mapping[str, Any], where: str = "configuration") -> Config:
+    """Check a plain mapping and return the typed configuration.
+
+    The mapping is laid over the file its `extends` names, section by section; that file may extend another.
+
+    Raises:
+        ConfigError: a key is unknown or missing, a value is not allowed, or files extend one another in a circle.
+    """
+    return check(Config, _with_extended(values, where), where)
+
+
+def resolve(files: Sequence[Mapping[str, Any]], command_line: Mapping[str, Any]) -> dict[str, Any]:
+    """The whole configuration as a plain mapping without `extends`: files in order, then what `--config` gave.
+
+    Snakemake's own merging takes an empty mapping for nothing to add; here `{}` empties and null removes, as in files.
+
+    Raises:
+        ConfigError: a file that is extended cannot be read, or files extend one another in a circle.
+    """
+    whole: dict[str, Any] = {}
+    for values in files:
+        whole = _overlaid(whole, values)
+    if "extends" in command_line:
+        whole["extends"] = command_line["extends"]
+    whole = _overlaid(_with_extended(whole, "configuration"), command_line)
+    whole.pop("extends", None)
+    return whole
+
+
+def _with_extended(values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """A mapping laid over the files that it extends, the lowest first: what a file empties stays empty above it."""
+    layers, base, seen = [dict(values)], values.get("extends"), [where]
+    while base:
+        if not isinstance(base, str):
+            raise ConfigError(f"{seen[-1]}: key 'extends' is {base!r}, not the path of a file.", "Name one file.")
+        seen.append(base)
+        if base in seen[:-1]:
+            raise ConfigError(f"Configuration files extend one another: {' -> '.join(seen)}.", "Break the circle.")
+        layers.append(_read_layer(base))
+        base = layers[-1].get("extends")
+    return functools.reduce(_overlaid, reversed(layers))
+
+
+def read_config(path: str | Path) -> Config:
+    """Read and check one YAML configuration file; raises `ConfigError`."""
+    return load_config(_read_layer(path), str(path))
+
+
+def _read_layer(path: str | Path) -> dict[str, Any]:
+    values = read_yaml(path)
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} holds no keys.", "Give a YAML file of keys and values.")
+    return values
+
+
+def _overlaid(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` laid on `base`: mappings are merged key by key, everything else is replaced.
+
+    An empty mapping empties the one below it, null removes it (as text, too: `--config` gives inner values so).
+    """
+    merged = dict(base)
+    for key, value in over.items():
+        below = merged.get(key)
+        if not isinstance(below, Mapping):
+            merged[key] = value
+        elif value is None or value == "null":
+            del merged[key]
+        else:
+            merged[key] = _overlaid(below, value) if isinstance(value, Mapping) and value else value
+    return merged

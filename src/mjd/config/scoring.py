@@ -1,0 +1,110 @@
+"""Which prompts are scored, how scores become distributions, and which MJDs classifiers learn from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidatorFunctionWrapHandler, WrapValidator, field_validator
+
+from mjd.settings import Settings, check, check_distinct, check_fits_paths, check_known
+
+
+class Softmax(Settings):
+    """p = softmax(score / temperature)."""
+
+    kind: Literal["softmax"] = Field("softmax", description="softmax of scores over the labels.")
+    temperature: float = Field(20.0, gt=0, description="Temperature tau; the paper uses 20.")
+
+
+class Norm(Settings):
+    """p = score / sum of scores; refused when a score is negative."""
+
+    kind: Literal["norm"] = Field(description="score divided by the sum of scores.")
+
+
+class FittedSoftmax(Settings):
+    """Softmax whose temperature is fitted to HJDs by cross-validation, never on the items it is used for."""
+
+    kind: Literal["softmax-cv"] = Field(description="softmax with a temperature fitted on the other folds' HJDs.")
+    folds: int = Field(5, ge=2, description="Folds of items.")
+
+
+Transform = Softmax | Norm | FittedSoftmax
+_TRANSFORMS: dict[str, type[Transform]] = {"softmax": Softmax, "norm": Norm, "softmax-cv": FittedSoftmax}
+
+
+def _by_kind(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+    """A mapping is checked as what its `kind` says only, so that its errors name its keys."""
+    if not isinstance(value, Mapping):
+        return validate(value)
+    kind = str(value.get("kind", "softmax"))
+    check_known(kind, _TRANSFORMS, "kind")
+    return _TRANSFORMS[kind].model_validate(value)
+
+
+class Scoring(Settings):
+    """Which prompts are scored and how scores become distributions."""
+
+    scorer: str | list[str] = Field(description="An LLM of the config, or a list of them.")
+    modes: list[Literal["implicit", "explicit"]] = Field(["explicit"], min_length=1, description="Prompt modes.")
+    orders: Literal["all", "cyclic"] | int = Field(
+        "all",
+        description="Explanation orders: all, cyclic (each explanation once in each place), or a seeded number. "
+        "All option orders are always scored.",
+    )
+    most_prompts_per_item: int = Field(
+        20_000,
+        ge=2,
+        le=10**9,
+        description="Most prompts of one item (orders of its explanations times orders of its options): more are "
+        "refused before any LLM works.",
+    )
+    transforms: dict[str, Annotated[Transform, WrapValidator(_by_kind)]] = Field(
+        {"softmax": Softmax()},
+        min_length=1,
+        description="Transforms by name: kind softmax (temperature), norm, or softmax-cv (folds).",
+    )
+
+    @field_validator("scorer", "modes")
+    @classmethod
+    def _distinct(cls, names: str | list[str]) -> str | list[str]:
+        check_distinct(names)
+        return names
+
+    @field_validator("orders", mode="before")
+    @classmethod
+    def _no_bool(cls, orders: Any) -> Any:
+        if isinstance(orders, bool | float):
+            raise ValueError("must be all, cyclic or a number of at least 1")
+        return orders
+
+    @field_validator("orders")
+    @classmethod
+    def _positive(cls, orders: int | str) -> int | str:
+        if isinstance(orders, int) and orders < 1:
+            raise ValueError("must be all, cyclic or a number of at least 1")
+        return orders
+
+    @field_validator("transforms")
+    @classmethod
+    def _names_fit_paths(cls, transforms: dict[str, Transform]) -> dict[str, Transform]:
+        check_fits_paths(transforms)
+        return transforms
+
+    @property
+    def scorers(self) -> list[str]:
+        return [self.scorer] if isinstance(self.scorer, str) else list(self.scorer)
+
+
+class MainSystems(Settings):
+    """The variant of each MJD that goes into the fine-tuning and OOD tables."""
+
+    selection: Literal["first", "longest"] = Field("first", description="Selection of model explanations.")
+    mode: Literal["implicit", "explicit"] = Field("explicit", description="Prompt mode.")
+    transform: str = Field("softmax", description="A name of scoring.transforms.")
+
+
+def transform_of(values: Mapping[str, Any]) -> Transform:
+    """A transform from plain values; raises `ConfigError`."""
+    return check(_TRANSFORMS.get(values.get("kind", ""), Softmax), values, "transform")

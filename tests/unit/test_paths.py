@@ -1,0 +1,59 @@
+"""Paths of artifacts: the contract of docs/artifacts.md."""
+
+import pytest
+
+from mjd.config.files import load_config, read_config
+from mjd.paths import VARIANT, Paths
+from mjd.systems import System, compared_systems, main_mjd_systems, mjd_systems
+
+PATHS = Paths("r", "d")
+
+
+def test_mjd_paths_name_scorer_source_selection_mode_and_transform() -> None:
+    config = read_config("config/public.yaml")
+    paths = {s.title: (s.generator, Paths.of(config).distribution_of(s)) for s in main_mjd_systems(config)}
+    root = "results/public/mjd/smollm2"
+    assert paths["SmolLM2 MJD"] == (None, f"{root}/none-all-plain-softmax-t1.parquet")
+    assert paths["SmolLM2 MJD + LF model-ex"] == ("smollm2", f"{root}/lf-first-explicit-softmax-t1.parquet")
+    assert paths["SmolLM2 MJD + MNLI LG GPT-4o-ex"] == (
+        "published/gpt4o",
+        f"{root}/mnli-lg@published-gpt4o-first-explicit-softmax-t1.parquet",
+    )
+
+
+def test_results_dir_with_a_slash_at_the_end_gives_the_same_paths() -> None:
+    given = {"extends": "config/config.yaml", "results_dir": "results/mine/", "downloads_dir": "downloads/"}
+    config = load_config(given)
+    assert Paths.of(config) == Paths("results/mine", "downloads")
+    assert Paths.of(config).distribution_of(mjd_systems(config)[0]).startswith("results/mine/mjd/")
+
+
+def test_distributions_of_systems_are_distinct_files() -> None:
+    config = read_config("config/public.yaml")
+    paths = [Paths.of(config).distribution_of(system) for system in compared_systems(config)]
+    assert len(paths) == len(set(paths))
+    assert "results/public/distributions/uniform.parquet" in paths
+
+
+def test_rule_pattern_filled_in_is_the_path_of_a_system() -> None:
+    system = System("s", scorer="llm", generator="published/gpt4o", source="lf", selection="first", mode="explicit")
+    wildcards = {"llm": "llm", "source": "lf@published-gpt4o", "selection": "first", "mode": "explicit"}
+    assert PATHS.scores("{llm}", VARIANT).format(**wildcards) == PATHS.scores_of(system)
+    assert PATHS.all_orders("{llm}", VARIANT).format(**wildcards) == PATHS.all_orders_of(system)
+
+
+@pytest.mark.parametrize(
+    ("source", "path"),
+    [
+        ("none", None),
+        ("human", "r/data/human_explanations.parquet"),
+        ("lf", "r/explanations/published-gpt4o/selected/lf-first.parquet"),
+        ("human-noise-k2-s1", "r/explanations/replaced/human-noise-k2-s1.parquet"),
+    ],
+)
+def test_shown_explanations_of_each_source(source: str, path: str | None) -> None:
+    assert PATHS.shown(source, "published/gpt4o", "first") == path
+
+
+def test_lock_lies_in_the_store_under_the_name_of_the_artifact() -> None:
+    assert str(PATHS.lock("r/scores/llm/none-all-plain.parquet")) == "r/store/locks/scores/llm/none-all-plain.lock"
