@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from mjd.errors import DataError
 
-# Columns of scores tables beside those of labels: `score_bound` is no label's score.
+# Columns of scores tables beside those of labels: `score_bound` is no label's score. It is in stored scores, whose
+# columns stay as they are, so no label may have its key.
 RESERVED_KEYS = frozenset({"bound"})
 
 # Characters that look like the hyphen-minus of a key such as -3, and what Unicode calls them.

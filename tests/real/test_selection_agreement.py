@@ -38,10 +38,10 @@ def published(source: SourceDirectory, public_config: Config) -> list[PublishedS
 
     def of_all_sets() -> Iterator[PublishedSelection]:
         for name, entry in registry.published(ROOT / "resources/registry").items():
-            answers = load_published_answers(entry, source(entry.source), train, labels)
+            answers = load_published_answers(entry, source(entry.source), train, labels, task.text_fields)
             chosen = source(str(entry.selections_source))
             yield from load_published_selections(
-                name, entry, chosen, answers, train, human_explanations, guided_by, labels
+                name, entry, chosen, answers, train, human_explanations, guided_by, labels, task.text_fields
             )
 
     return list(of_all_sets())

@@ -121,23 +121,25 @@ def test_esnli(source: SourceDirectory, public_config: Config) -> None:
 def test_published_answers(tables: Tables, source: SourceDirectory, public_config: Config, name: str) -> None:
     published, labels = PUBLISHED[name], public_config.labels
     directory = source(published.source)
-    answers = load_published_answers(published, directory, tables[0], labels)
+    answers = load_published_answers(published, directory, tables[0], labels, public_config.task.text_fields)
     assert len(answers) == 1023
     assert not answers.duplicated(["uid", "label"]).any()
     assert not answers["text"].str.contains(r"<\|", regex=True).any()
     first = tables[0].groupby("split").head(5)
-    assert load_published_answers(published, directory, first, labels).equals(answers[:15])
+    assert load_published_answers(published, directory, first, labels, public_config.task.text_fields).equals(
+        answers[:15]
+    )
 
 
 @pytest.mark.parametrize("name", sorted(PUBLISHED))
 def test_published_selections(tables: Tables, source: SourceDirectory, public_config: Config, name: str) -> None:
     published, (items, explanations), labels = PUBLISHED[name], tables, public_config.labels
     directory = source(str(published.selections_source))
-    answers = load_published_answers(published, source(published.source), items, labels)
+    answers = load_published_answers(published, source(published.source), items, labels, public_config.task.text_fields)
     raw = {(uid, label): text for uid, label, text in answers.to_numpy()}
     sizes = {"lf": 3, "varierr-lg": 4, "mnli-lg": 5}
     for selection, path in published.selections.items():
-        found = load_published_selection(directory / path, items, labels)
+        found = load_published_selection(directory / path, items, labels, public_config.task.text_fields)
         to_table(found, schemas.explanations())
         assert len(found) == 341 * sizes[selection.rsplit("-", 1)[0]], selection
         # Answers and selections belong to the same items: what was selected stands in the answer.

@@ -60,6 +60,7 @@ rule published_answers:
             exclude={"published_as", "prompt_after", "longest_counts_line_breaks"}
         ),
         labels=CONFIG.label_entries,
+        text_fields=CONFIG.task.text_fields,
     message:
         "Read the published answers of {wildcards.name}"
     script:

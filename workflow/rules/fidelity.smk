@@ -39,6 +39,7 @@ rule selection_agreement:
         sets={name: entry.model_dump() for name, entry in WITH_SELECTIONS.items()},
         guided_by=GUIDED_BY,
         labels=CONFIG.label_entries,
+        text_fields=CONFIG.task.text_fields,
         data_set=CONFIG.data.label,
     message:
         "Compare our selections from published answers with the authors'"

@@ -4,7 +4,7 @@ import pandas as pd
 
 from mjd.analyses import first_token_agreement as first_token
 from mjd.io import read_parquet, write_csv, write_parquet
-from mjd.job import job, provenance
+from mjd.job import job, labels_of, provenance
 from mjd.systems import decode
 
 with job(snakemake):
@@ -14,6 +14,7 @@ with job(snakemake):
         decode(params.systems),
         [read_parquet(path) for path in snakemake.input.scores],
         pd.concat(answers) if answers else pd.DataFrame(columns=first_token.answers_schema().names),
+        labels_of(snakemake),
         params.confidence,
         params.data_set,
         params.low_mass,

@@ -17,6 +17,7 @@ with job(snakemake):
         Path(snakemake.input.source),
         train_items(read_parquet(snakemake.input.data_items)),
         labels_of(snakemake),
+        snakemake.params.text_fields,
     )
     write_parquet(
         answers.assign(finish_reason=None),

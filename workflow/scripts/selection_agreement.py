@@ -28,6 +28,7 @@ with job(snakemake):
             human_explanations,
             params.guided_by,
             labels,
+            params.text_fields,
         )
     ]
     compared, differing = agreement.compare_selections(published, labels, params.data_set)

@@ -15,6 +15,7 @@ from mjd.config.analyses import Analyses
 from mjd.estimators.aggregation import fill_bounds
 from mjd.estimators.first_token import PromptSettings, item_prompts, top_tokens, warn_of_low_mass
 from mjd.explanations.generation import ask
+from mjd.labels import LabelSet
 from mjd.llm.base import Engine, Generate, Message
 from mjd.llm.reasoning import after_reasoning
 from mjd.llm.store.replies import Store
@@ -137,6 +138,7 @@ def first_token_table(
     systems: Sequence[System],
     scores: Sequence[pd.DataFrame],
     answers: pd.DataFrame,
+    labels: LabelSet,
     confidence: float,
     data_set: str,
     low_mass: float = 0.5,
@@ -152,17 +154,17 @@ def first_token_table(
         row = {"system": system.title} | {name: getattr(system, name) for name in VARIANT}
         row |= {"label_mass_mean": table["label_mass"].mean(), "label_mass_p05": table["label_mass"].quantile(0.05)}
         row |= {"low_mass": low_mass, "share_low_mass": _share_below(table["label_mass"], low_mass)}
-        row |= {"top_tokens": top_tokens(table) or None, "share_first_option": _share_first_option(table)}
+        row |= {"top_tokens": top_tokens(table) or None, "share_first_option": _share_first_option(table, labels)}
         warn_of_low_mass(table, low_mass, system.title)
         row |= {"share_no_letter": 1 - len(told) / len(asked) if len(asked) else np.nan}
-        row |= {"n_prompts": len(table), "n_generated": len(asked)}
+        row |= {"n_prompts": len(table), "n_generated": len(asked), "data_set": data_set}
         if len(told):
             different = int((told["letter"] != told["first_token_letter"]).sum())
             ends = binomtest(different, len(told)).proportion_ci(confidence)
             row |= {"share_different": different / len(told)}
             row |= {"share_different_low": ends.low, "share_different_high": ends.high}
         rows.append(row)
-    return pd.DataFrame(rows, columns=[*schema().names[:-1]]).assign(data_set=data_set)
+    return pd.DataFrame(rows, columns=schema().names)
 
 
 def _share_below(mass: pd.Series, threshold: float) -> float:
@@ -171,12 +173,16 @@ def _share_below(mass: pd.Series, threshold: float) -> float:
     return float((known < threshold).mean()) if len(known) else np.nan
 
 
-def _share_first_option(scores: pd.DataFrame) -> float:
-    """Share of prompts whose highest known score is that of the option shown first; equal scores count in parts."""
-    shown = scores["option_order"].str.split(",", expand=True).to_numpy(str)
-    labels = sorted(set(shown[0]))  # every prompt shows all of them; other columns may begin with score_ too
-    values = scores[[f"score_{label}" for label in labels]].to_numpy(np.float64)
+def _share_first_option(scores: pd.DataFrame, labels: LabelSet) -> float:
+    """Share of prompts whose highest known score is that of the option shown first; equal scores count in parts.
+
+    NaN where every prompt was dropped.
+    """
+    if scores.empty:
+        return np.nan
+    values = scores[labels.columns("score")].to_numpy(np.float64)
     best = np.where(np.isnan(values), -np.inf, values)
     best = best == best.max(axis=1, keepdims=True)
-    first = shown[:, :1] == np.array(labels)
+    shown_first = scores["option_order"].str.split(",").str[0].to_numpy(str)
+    first = shown_first[:, None] == np.array(labels.keys)
     return float(np.mean((best & first).sum(axis=1) / best.sum(axis=1)))

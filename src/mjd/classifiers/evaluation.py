@@ -44,6 +44,8 @@ FINETUNING_METRICS = (
     "reference_weighted_f1",
     "reference_macro_f1",
 )
+# Those that follow the paper's definitions: the others say the same of a system, but for a factor or ties.
+REFERENCE_METRICS = ("reference_kl", "reference_weighted_f1", "reference_macro_f1")
 OOD_METRICS = ("accuracy", "macro_f1", "weighted_f1")
 # What tables say about the items of a row beside their number.
 FINETUNING_COUNTS = ("n", "share_ties", "n_truncated")

@@ -11,7 +11,14 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from mjd.classifiers.evaluation import FINETUNING_COUNTS, FINETUNING_METRICS, OOD_COUNTS, OOD_METRICS, summarise_seeds
+from mjd.classifiers.evaluation import (
+    FINETUNING_COUNTS,
+    FINETUNING_METRICS,
+    OOD_COUNTS,
+    OOD_METRICS,
+    REFERENCE_METRICS,
+    summarise_seeds,
+)
 from mjd.evaluation import statistics as stats
 from mjd.evaluation.comparison import SIGNIFICANCE
 from mjd.io import read_parquet, read_provenance
@@ -153,8 +160,7 @@ def _marks(table: pd.DataFrame, part: str, metrics: Sequence[str]) -> pd.Series:
         found[row["slug"]] += [
             f"{row['encoder']} {row[part]} {metric} {'higher' if row[f'{metric}_difference'] > 0 else 'lower'}"
             for metric in metrics
-            # reference_kl says what kl says, and the F1 of the paper's gold what F1 says but for ties.
-            if not metric.startswith("reference_") and row[f"{metric}_p_holm"] < SIGNIFICANCE
+            if metric not in REFERENCE_METRICS and row[f"{metric}_p_holm"] < SIGNIFICANCE
         ]
     return pd.Series({slug: "; ".join(marks) for slug, marks in found.items()})
 

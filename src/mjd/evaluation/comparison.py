@@ -55,8 +55,7 @@ def schema() -> pa.Schema:
     fields += [pa.field(name, pa.float64()) for name in ("dcor_null_95", "dcor_null_p")]
     fields.append(pa.field("reference", pa.string()))
     for name in TESTED:
-        columns = (f"{name}_difference", f"{name}_difference_low", f"{name}_difference_high", f"{name}_p")
-        fields += [pa.field(column, pa.float64()) for column in (*columns, f"{name}_p_holm")]
+        fields += [pa.field(column, pa.float64()) for column in _test_columns(name)]
     return pa.schema([*fields, pa.field("n", pa.int64()), pa.field("data_set", pa.string())])
 
 
@@ -195,7 +194,7 @@ def _test_against_references(table: pd.DataFrame, found: Bootstrapped, settings:
             round(2 * len(tested) / SIGNIFICANCE),
         )
     for name in TESTED:
-        columns = [f"{name}_{what}" for what in ("difference", "difference_low", "difference_high", "p", "p_holm")]
+        columns = _test_columns(name)
         table[columns] = np.nan
         if not tested:
             continue
@@ -213,7 +212,7 @@ def for_people(table: pd.DataFrame) -> pd.DataFrame:
     For instance `kl higher; dcor lower`: KL to the human distributions is larger than with human explanations. Two
     distance correlations that are both no higher than independence gives (`is_independent`) are not called different.
     """
-    kept = [column for column in table.columns if not _is_test_column(column)]
+    tests = [column for name in TESTED for column in _test_columns(name)]
     rows = {str(row["slug"]): row for row in table.to_dict("records")}
     marks = [
         "; ".join(
@@ -224,7 +223,7 @@ def for_people(table: pd.DataFrame) -> pd.DataFrame:
         )
         for row in rows.values()
     ]
-    wide = table[kept].drop(columns=["slug", "reference"])
+    wide = table.drop(columns=["slug", "reference", *tests])
     wide.insert(list(wide.columns).index("n"), "differs_from_human_ex", marks)
     return wide
 
@@ -252,5 +251,6 @@ def is_independent(dcor: npt.ArrayLike, null_95: npt.ArrayLike) -> npt.NDArray[n
     return np.asarray(np.asarray(dcor) <= np.asarray(null_95))
 
 
-def _is_test_column(column: str) -> bool:
-    return any(column.startswith((f"{name}_difference", f"{name}_p")) for name in TESTED)
+def _test_columns(metric: str) -> list[str]:
+    """Columns of a metric's difference from the reference."""
+    return [f"{metric}_{part}" for part in ("difference", "difference_low", "difference_high", "p", "p_holm")]

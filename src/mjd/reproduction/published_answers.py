@@ -9,7 +9,8 @@ from typing import Any, Literal, cast
 
 import pandas as pd
 
-from mjd.data.public import NLI_LABELS, index_by_text, nli_keys, read_json_lines, text_key
+from mjd.data.items import train_items
+from mjd.data.public import NLI_LABELS, index_by_text, nli_keys, read_json_lines, text_key, two_texts
 from mjd.errors import DataError
 from mjd.explanations.selection import Selection, wanted_labels
 from mjd.labels import LabelSet
@@ -18,7 +19,7 @@ from mjd.reproduction.selection_agreement import PublishedSelection
 
 
 def load_published_answers(
-    published: PublishedSet, directory: Path, items: pd.DataFrame, labels: LabelSet
+    published: PublishedSet, directory: Path, items: pd.DataFrame, labels: LabelSet, text_fields: Sequence[str]
 ) -> pd.DataFrame:
     """An LLM's raw answers for the train items: uid, label (key), text (prompt and end-of-turn token cut off).
 
@@ -30,7 +31,7 @@ def load_published_answers(
     """
     spellings = published_spellings(published, labels)
     rows = []
-    for index, (uid, *texts) in enumerate(_train_texts(items, labels)):
+    for index, (uid, texts) in enumerate(_train_texts(items, text_fields)):
         for key in labels.keys:
             path = directory / published.answers.format(index=index, label=spellings[key])
             rows.append({"uid": uid, "label": key, "text": _answer(published, path, texts)})
@@ -60,12 +61,11 @@ def published_spellings(published: PublishedSet, labels: LabelSet) -> dict[str, 
     return found
 
 
-def _train_texts(items: pd.DataFrame, labels: LabelSet) -> list[tuple[str, ...]]:
-    """uid and texts of each train item; the text fields stand between uid and HJD in the schema of items."""
-    columns = list(items.columns)
-    fields = columns[: columns.index(labels.columns("hjd")[0])]
-    train = items.loc[items["split"] == "train", fields]
-    return list(train.itertuples(index=False, name=None))
+def _train_texts(items: pd.DataFrame, text_fields: Sequence[str]) -> list[tuple[str, tuple[str, ...]]]:
+    """uid and texts of each train item, the texts in the order of `text_fields`."""
+    train = train_items(items)
+    texts = train[list(text_fields)].itertuples(index=False, name=None)
+    return list(zip(train["uid"], texts, strict=True))
 
 
 def _answer(published: PublishedSet, path: Path, texts: Sequence[str]) -> str:
@@ -95,16 +95,21 @@ def _squeezed(text: str) -> str:
     return "".join(text.split())
 
 
-def load_published_selection(path: Path, items: pd.DataFrame, labels: LabelSet) -> pd.DataFrame:
+def load_published_selection(
+    path: Path, items: pd.DataFrame, labels: LabelSet, text_fields: Sequence[str]
+) -> pd.DataFrame:
     """The authors' selected explanations of the train items, in schema `explanations`, joined by text.
 
+    Args:
+        text_fields: the columns of `items` that hold premise and hypothesis.
+
     Raises:
-        DataError: an item is not in the file, or the file is not of the published form.
+        DataError: an item is not in the file, the file is not of the published form, or there are not two texts.
     """
-    keys = nli_keys(labels, "published selections")
+    keys, fields = nli_keys(labels, "published selections"), two_texts(text_fields, "published selections")
     records = index_by_text(read_json_lines(path), str(path))
     rows = []
-    for uid, *texts in _train_texts(items, labels):
+    for uid, texts in _train_texts(items, fields):
         record = records.get(text_key(*texts))
         if record is None:
             problem = f"{path} has no selection for item {uid!r}."
@@ -134,6 +139,7 @@ def load_published_selections(
     human_explanations: pd.DataFrame,
     guided_by: Mapping[str, Literal["explanations", "counts"]],
     labels: LabelSet,
+    text_fields: Sequence[str],
 ) -> list[PublishedSelection]:
     """Every published selection of a set, with what it was made from, ready to be compared with ours.
 
@@ -159,7 +165,7 @@ def load_published_selections(
                 source=source,
                 selection=cast(Selection, selection),
                 wanted=wanted_labels(source, guided_by.get(source), items, human_explanations, labels),
-                theirs=load_published_selection(directory / path, items, labels),
+                theirs=load_published_selection(directory / path, items, labels, text_fields),
                 answers=answers,
                 line_breaks=published.longest_counts_line_breaks,
             )

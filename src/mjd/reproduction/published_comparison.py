@@ -41,10 +41,10 @@ def read_published(directory: Path, reading: Reading) -> pd.DataFrame:
         if not path.is_file():
             raise DataError(f"{path}, a published table, does not exist.", "Restore it, or correct reading.yaml.")
         printed = pd.read_csv(path, dtype=str, keep_default_na=False)
-        absent = [column for column in columns if column not in printed.columns]
+        name = reading.title_column(table)
+        absent = [column for column in (name, *columns) if column not in printed.columns]
         if absent:
             raise DataError(f"{path} lacks the column {absent[0]!r}.", "Correct reading.yaml beside it.")
-        name = printed.columns[0]
         long = printed.reset_index().melt(["index", name], var_name="column", value_name="published")
         long = long[long["published"] != ""].sort_values("index", kind="stable")
         tables.append(long.rename(columns={name: "system"}).assign(table=table))

@@ -89,7 +89,14 @@ class Reading(Settings):
     variant: Variant = Field(description="The variant of each MJD.")
     rows: dict[str, PublishedRow] = Field(description="Row title -> our system.")
     columns: dict[str, dict[str, PublishedColumn]] = Field(description="Table -> column -> where we have it.")
+    title_columns: dict[str, str] = Field(
+        {}, description="Table -> its column of row titles, where that is not system."
+    )
     notes: list[Note] = Field([], description="What is known about cells.")
+
+    def title_column(self, table: str) -> str:
+        """The column of a published table that holds its row titles."""
+        return self.title_columns.get(table, "system")
 
 
 class Comparable(Settings):

@@ -18,6 +18,7 @@ from mjd.config.analyses import Analyses
 from mjd.config.files import read_config
 from mjd.estimators.first_token import PromptSettings, ScoreChunks, score_items
 from mjd.io import to_table
+from mjd.labels import label_set
 from mjd.llm.fake import FakeEngine
 from mjd.llm.store.replies import Store
 from mjd.llm.usage import Tally
@@ -93,7 +94,7 @@ def test_table_counts_by_hand() -> None:
     answers = pd.DataFrame(
         {"system": "s", "first_token_letter": ["A", "B", "C", "A"], "letter": ["A", "B", "A", None], "text": ""}
     )
-    table = first_token_table([SYSTEM], [scores], answers, 0.95, "made up")
+    table = first_token_table([SYSTEM], [scores], answers, LABELS, 0.95, "made up")
     row = table.iloc[0]
     assert row["label_mass_mean"] == pytest.approx(0.6)
     assert (row["n_prompts"], row["n_generated"]) == (2, 4)
@@ -106,7 +107,9 @@ def test_table_counts_by_hand() -> None:
 
 def test_table_without_answers_keeps_the_label_mass() -> None:
     answers = pd.DataFrame(columns=answers_schema().names)
-    table = first_token_table([SYSTEM], [score_table([0.5], ["e,n,c"], [(1.0, 2.0, 3.0)])], answers, 0.95, "made up")
+    table = first_token_table(
+        [SYSTEM], [score_table([0.5], ["e,n,c"], [(1.0, 2.0, 3.0)])], answers, LABELS, 0.95, "made up"
+    )
     assert table["share_different"].isna().all()
     assert to_table(table, schema()).num_rows == 1
 
@@ -123,7 +126,32 @@ def test_first_option_is_found_by_label_whatever_columns_begin_with_score() -> N
         }
     )
     answers = pd.DataFrame(columns=answers_schema().names)
-    assert first_token_table([SYSTEM], [scores], answers, 0.95, "made up")["share_first_option"].item() == 1
+    labels = label_set([{"key": "-1", "name": "against"}, {"key": "a_b", "name": "for"}])
+    assert first_token_table([SYSTEM], [scores], answers, labels, 0.95, "made up")["share_first_option"].item() == 1
+
+
+def test_share_of_the_first_option_labels_that_begin_with_one_another_are_told_apart() -> None:
+    labels = label_set({"key": key, "name": f"label {key}"} for key in ("e", "e_x", "x"))
+    scores = pd.DataFrame(
+        {
+            "score_e_x": [2.0, 0.0, 0.0],
+            "score_x": [1.0, 2.0, 1.0],
+            "score_e": [0.0, 1.0, 2.0],
+            "option_order": ["e_x,e,x", "e,e_x,x", "x,e_x,e"],
+            "label_mass": 0.5,
+        }
+    )
+    answers = pd.DataFrame(columns=answers_schema().names)
+    found = first_token_table([SYSTEM], [scores], answers, labels, 0.95, "made up")
+    assert found["share_first_option"].item() == pytest.approx(1 / 3)
+
+
+def test_first_token_table_all_prompts_dropped_has_no_share() -> None:
+    answers = pd.DataFrame(columns=answers_schema().names)
+    table = first_token_table([SYSTEM], [score_table([], [], [])], answers, LABELS, 0.95, "made up")
+    assert table["n_prompts"].item() == 0
+    assert table["share_first_option"].isna().all()
+    assert to_table(table, schema()).num_rows == 1
 
 
 @pytest.mark.parametrize("columns", [["e", "n", "c"], ["c", "n", "e"]])
@@ -131,7 +159,7 @@ def test_share_of_the_first_option_equal_scores_count_in_parts_in_any_label_orde
     scores = score_table([0.5] * 2, ["e,n,c", "c,n,e"], [(1.0, 1.0, 0.0), (1.0, 1.0, 1.0)])
     scores = scores[[f"score_{label}" for label in columns] + ["score_bound", "label_mass", "option_order"]]
     answers = pd.DataFrame(columns=answers_schema().names)
-    found = first_token_table([SYSTEM], [scores], answers, 0.95, "made up")["share_first_option"].item()
+    found = first_token_table([SYSTEM], [scores], answers, LABELS, 0.95, "made up")["share_first_option"].item()
     assert found == pytest.approx((1 / 2 + 1 / 3) / 2)
 
 
@@ -141,7 +169,7 @@ def test_low_label_mass_is_in_the_table_and_warned_of(caplog: pytest.LogCaptureF
     low = score_table([0.05, 0.09, 0.06, 0.6], orders, values).assign(top_token=["ال", "ال", " Based", "A"])
     fine = score_table([0.8] * 4, orders, values).assign(top_token="A")
     answers = pd.DataFrame(columns=answers_schema().names)
-    table = first_token_table([SYSTEM, System("t", "Fine", "mjd")], [low, fine], answers, 0.95, "made up", 0.5)
+    table = first_token_table([SYSTEM, System("t", "Fine", "mjd")], [low, fine], answers, LABELS, 0.95, "made up", 0.5)
     assert table["share_low_mass"].tolist() == [0.75, 0.0]
     assert table["top_tokens"].tolist() == ["'ال' 50 %, ' Based' 25 %, 'A' 25 %", "'A' 100 %"]
     assert "System: the letters hold a probability of 0.2 on average (below 0.5 for 75 % of the prompts)" in caplog.text
@@ -154,7 +182,7 @@ def test_scores_without_label_mass_or_top_tokens_have_none_in_the_table(caplog: 
     """Logits of vLLM, and scores files of earlier versions."""
     scores = score_table([np.nan], ["e,n,c"], [(1.0, 2.0, 3.0)])
     answers = pd.DataFrame(columns=answers_schema().names)
-    table = first_token_table([SYSTEM], [scores], answers, 0.95, "made up")
+    table = first_token_table([SYSTEM], [scores], answers, LABELS, 0.95, "made up")
     assert table["share_low_mass"].isna().all()
     assert table["top_tokens"].isna().all()
     assert not caplog.text

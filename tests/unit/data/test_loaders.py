@@ -579,12 +579,12 @@ def answers(tmp_path: Path) -> Path:
 
 
 def test_published_answers(items: pd.DataFrame, answers: Path) -> None:
-    found = load_published_answers(LLAMA, answers, items, LABELS)
+    found = load_published_answers(LLAMA, answers, items, LABELS, TASK.text_fields)
     assert found.to_numpy().tolist() == [
         [f"u-{name}", key, f"* {name} {key.upper()}"] for name in ("one", "two") for key in "enc"
     ]
     first = items.groupby("split").head(1).reset_index(drop=True)
-    assert load_published_answers(LLAMA, answers, first, LABELS).equals(found[:3])
+    assert load_published_answers(LLAMA, answers, first, LABELS, TASK.text_fields).equals(found[:3])
 
 
 @pytest.mark.parametrize(
@@ -600,13 +600,13 @@ def test_bad_published_answers(items: pd.DataFrame, answers: Path, content: str 
     path = answers / "raw/1/N"
     path.unlink() if content is None else write(path, content)
     with pytest.raises(DataError, match=message):
-        load_published_answers(LLAMA, answers, items, LABELS)
+        load_published_answers(LLAMA, answers, items, LABELS, TASK.text_fields)
 
 
 def test_published_answers_need_their_labels(items: pd.DataFrame, answers: Path) -> None:
     labels = label_set([{"key": "yes", "name": "yes"}, {"key": "no", "name": "no"}])
     with pytest.raises(DataError, match="Published set Llama3 has no answers for label 'yes'"):
-        load_published_answers(LLAMA, answers, items, labels)
+        load_published_answers(LLAMA, answers, items, labels, TASK.text_fields)
 
 
 def test_published_selection_joins_by_text(items: pd.DataFrame, tmp_path: Path) -> None:
@@ -615,7 +615,7 @@ def test_published_selection_joins_by_text(items: pd.DataFrame, tmp_path: Path) 
         for name in ("two", "other", "one")
     ]
     json_lines(tmp_path / "selection.json", records)
-    found = load_published_selection(tmp_path / "selection.json", items, LABELS)
+    found = load_published_selection(tmp_path / "selection.json", items, LABELS, TASK.text_fields)
     to_table(found, schemas.explanations())
     assert found.to_numpy().tolist() == [
         ["u-one", 0, "c", "one"],
@@ -625,11 +625,11 @@ def test_published_selection_joins_by_text(items: pd.DataFrame, tmp_path: Path) 
     ]
     json_lines(tmp_path / "selection.json", records[:2])
     with pytest.raises(DataError, match="has no selection for item 'u-one'"):
-        load_published_selection(tmp_path / "selection.json", items, LABELS)
+        load_published_selection(tmp_path / "selection.json", items, LABELS, TASK.text_fields)
     records[0]["machine_replaced_comments"] = [["text", "z"]]
     json_lines(tmp_path / "selection.json", records)
     with pytest.raises(DataError, match=r"whose name ends in comments"):
-        load_published_selection(tmp_path / "selection.json", items, LABELS)
+        load_published_selection(tmp_path / "selection.json", items, LABELS, TASK.text_fields)
 
 
 # -- labels whose names are other labels' keys -------------------------------------------------------------------------
@@ -702,6 +702,6 @@ SWAPPED = label_set(
 def test_published_answers_go_by_the_names_of_labels_not_their_keys(items: pd.DataFrame, answers: Path) -> None:
     renamed = items.rename(columns={"hjd_e": "hjd_n", "hjd_n": "hjd_e"})
     columns = [*items.columns[: items.columns.get_loc("hjd_e")], "hjd_n", "hjd_e", "hjd_c", "split"]
-    found = load_published_answers(LLAMA, answers, renamed[columns], SWAPPED)
+    found = load_published_answers(LLAMA, answers, renamed[columns], SWAPPED, TASK.text_fields)
     assert found["label"].tolist()[:3] == ["n", "e", "c"]
     assert found["text"].tolist()[:3] == ["* one E", "* one N", "* one C"]

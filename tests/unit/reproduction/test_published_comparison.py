@@ -16,7 +16,7 @@ from mjd.settings import check
 GOLDEN = Path(__file__).parents[2] / "golden/published_comparison.csv"
 PUBLISHED = {
     "distances.csv": "system,kl,tvd,share\nHumans,0.000,0.000,\nVotes,1.242,0.295,75.5\nBig MJD,0.259,0.284,\n",
-    "classes.csv": "model,bert_r1,roberta_r1\nHumans,0.268,0.357\nVotes,0.229,0.31\nBig MJD,0.246,0.304\n",
+    "classes.csv": "bert_r1,model,roberta_r1\n0.268,Humans,0.357\n0.229,Votes,0.31\n0.246,Big MJD,0.304\n",
 }
 READING = check(
     Reading,
@@ -34,6 +34,7 @@ READING = check(
                 "roberta_r1": {"table": "ood", "metric": "weighted_f1", "encoder": "roberta", "part": "R1", "n": 10},
             },
         },
+        "title_columns": {"classes": "model"},
         "notes": [
             {"table": "distances", "row": "Votes", "column": "tvd", "note": "does not follow from the data"},
             {"table": "distances", "column": "share", "note": "not derivable"},
