@@ -18,7 +18,10 @@ from mjd.config.files import load_config, resolve
 from mjd.errors import ConfigError
 from mjd.paths import Paths
 from mjd.runtime.interruption import end_jobs_on_signals
+from mjd.runtime.threads import thread_environment
 from mjd.yaml_files import check_keys_once
+
+os.environ.update(thread_environment(os.environ))
 
 if not workflow.overwrite_configfiles:
 

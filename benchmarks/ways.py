@@ -25,6 +25,7 @@ from mjd.llm.base import Score
 from mjd.llm.transformers.engine import TransformersEngine
 from mjd.llm.transformers.plain import left_padded
 from mjd.logs import Progress
+from mjd.runtime.threads import WAIT_POLICY, thread_environment
 
 Result = TypeVar("Result")
 
@@ -150,8 +151,8 @@ def vllm(work: Work, python: str) -> Measured:
     with tempfile.TemporaryDirectory() as folder:
         given, found = Path(folder) / "given.json", Path(folder) / "found.json"
         given.write_text(json.dumps({"model": work.model, "items": work.items, "letters": work.letters}))
-        # mjd lets PyTorch's waiting threads sleep; vLLM's spin, as they do by themselves.
-        own = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+        # A job lets PyTorch's waiting threads sleep; vLLM's spin, as they do by themselves.
+        own = {name: value for name, value in os.environ.items() if name != WAIT_POLICY}
         subprocess.run([python, str(helper), str(given), str(found)], check=True, env=own)
         result = json.loads(found.read_text())
     return Measured(
@@ -163,6 +164,7 @@ def vllm(work: Work, python: str) -> Measured:
 
 def alone(way: Callable[..., Result], *given: Any) -> Result:
     """Run a way in a fresh process, whose peak memory is then its own."""
+    os.environ.update(thread_environment(os.environ))  # as for a job
     with ProcessPoolExecutor(1, get_context("spawn"), initializer=_log_to_stderr) as pool:
         return pool.submit(way, *given).result()
 

@@ -15,7 +15,10 @@ from mjd.data.items import train_items
 from mjd.data.loaders import load_items
 from mjd.estimators.first_token import PromptSettings, item_prompts
 from mjd.llm.base import Generate, Score
+from mjd.runtime.threads import thread_environment
 from tests.workflow.conftest import ROOT, run_snakemake
+
+os.environ.update(thread_environment(os.environ))  # as for jobs: no module above imports PyTorch
 
 # A busy machine is no reason to fail: what takes long is limited by pytest.
 hypothesis.settings.register_profile("mjd", deadline=None, max_examples=50)

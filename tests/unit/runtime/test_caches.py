@@ -25,15 +25,6 @@ def can_mount() -> bool:
     return not subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode
 
 
-def test_importing_mjd_sets_no_cache_in_the_environment() -> None:
-    """Only how PyTorch's idle threads wait, which must be known before PyTorch is imported."""
-    program = (
-        "import os; before = dict(os.environ); import mjd.evaluation.metrics, mjd.job; "
-        "assert {**os.environ, 'OMP_WAIT_POLICY': ''} == {**before, 'OMP_WAIT_POLICY': ''}"
-    )
-    subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT, env=os.environ | {"PYTHONPATH": "src"})
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(not can_mount(), reason="needs to mount")
 def test_distance_correlation_in_a_read_only_environment_with_an_unwritable_home_is_computed(tmp_path: Path) -> None:
