@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib.resources
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar
 
@@ -18,7 +19,9 @@ from mjd.yaml_files import read_yaml
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
-REGISTRY_DIR = Path(__file__).resolve().parents[2] / "resources" / "registry"
+# Files that the package reads at run time; `resources/` of a checkout links to them.
+RESOURCES = Path(str(importlib.resources.files("mjd"))) / "resources"
+REGISTRY_DIR = RESOURCES / "registry"
 
 T = TypeVar("T", bound=Settings)
 

@@ -30,7 +30,9 @@ def make_checkout(
     """
     shutil.copy(ROOT / "Snakefile", folder)
     for name in ("src", "workflow", "config", "resources"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+        shutil.copytree(
+            ROOT / name, folder / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info")
+        )
     sources = {}
     for name, contents in files.items():
         for path, text in contents.items():
@@ -39,8 +41,8 @@ def make_checkout(
             target.write_text(text, encoding="utf-8")
         hashes = {path: hashlib.sha256(text.encode()).hexdigest() for path, text in contents.items()}
         sources[name] = SOURCE | {"files": hashes}
-    (folder / "resources/registry/sources.yaml").write_text(yaml.safe_dump(sources))
-    (folder / "resources/registry/published.yaml").write_text(yaml.safe_dump(dict(published)))
+    (folder / "src/mjd/resources/registry/sources.yaml").write_text(yaml.safe_dump(sources))
+    (folder / "src/mjd/resources/registry/published.yaml").write_text(yaml.safe_dump(dict(published)))
     (folder / "config/made_up.yaml").write_text(yaml.safe_dump(dict(config)))
 
 

@@ -19,7 +19,7 @@ from mjd.settings import Settings, check
 from mjd.systems import PUBLISHED, System, mjd_systems
 from mjd.yaml_files import read_yaml
 
-PUBLISHED_DIR = Path(__file__).resolve().parents[3] / "resources" / "published"
+PUBLISHED_DIR = registry.RESOURCES / "published"
 OurTable = Literal["distribution_comparison", "finetuning", "ood"]
 
 # Parts of the data that decide each of our tables.

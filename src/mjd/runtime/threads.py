@@ -12,6 +12,6 @@ def thread_environment(environment: Mapping[str, str]) -> dict[str, str]:
 
     They spin by default, and when another program needs the same cores, every operator then waits for the system to
     take them away: ten times slower and more. OpenMP reads the policy when PyTorch is first imported, so whoever starts
-    a process sets it (the Snakefile for all jobs, and so for the processes that jobs start); what the user has chosen already stays.
+    a process sets it: the Snakefile, for all jobs and the processes that they start. What the user has chosen stays.
     """
     return {} if WAIT_POLICY in environment else {WAIT_POLICY: "PASSIVE"}
