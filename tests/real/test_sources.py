@@ -159,5 +159,5 @@ def test_no_source_is_stored_in_the_repository(source: SourceDirectory) -> None:
     premise = json.loads((source("mjd-estimator-items") / ITEMS_FILE).read_text(encoding="utf-8").splitlines()[0])[
         "premise"
     ]
-    for path in (ROOT / "resources").rglob("*.*"):
+    for path in [*(ROOT / "resources").rglob("*.*"), *registry.RESOURCES.rglob("*.*")]:
         assert premise not in path.read_text(encoding="utf-8"), path
