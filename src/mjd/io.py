@@ -43,10 +43,16 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 @functools.cache
 def git_commit() -> str | None:
-    """Commit of the checkout this package runs from, `-dirty` when tracked files differ; None outside a checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--dirty"]
+    """Commit of the checkout this package runs from, `-dirty` when tracked files differ; None outside a checkout.
+
+    An installed package may lie inside a repository, in an environment there, that is not its own: files of its own are
+    tracked.
+    """
+    git, file = ["git", "-C", str(Path(__file__).parent)], Path(__file__).name
     try:
-        found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+        subprocess.run([*git, "ls-files", "--error-unmatch", file], capture_output=True, timeout=10, check=True)
+        describe = [*git, "describe", "--always", "--abbrev=40", "--dirty"]
+        found = subprocess.run(describe, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
     return found.stdout.strip() or None

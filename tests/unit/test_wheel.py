@@ -24,11 +24,13 @@ from pathlib import Path
 import mjd
 from mjd import registry
 from mjd.config.files import read_config
+from mjd.io import git_commit
 from mjd.reproduction.published_comparison import read_published
 from mjd.reproduction.published_tables import PUBLISHED_DIR, read_reading
 
 assert Path(mjd.__file__).is_relative_to(sys.prefix), mjd.__file__
 assert importlib.metadata.version("mjd") == mjd.__version__
+assert git_commit() is None  # that of the repository which the environment is in would be none of mjd
 assert len(registry.sources()["published-llama3"].files) == 1023
 assert "gpt-4o" in registry.models()
 assert set(registry.published()) == {"llama3", "gpt4o"}
@@ -72,8 +74,13 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The interpreter of an environment that has the wheel, and the libraries of this one."""
-    folder = tmp_path_factory.mktemp("environment")
+    """The interpreter of an environment that has the wheel, and the libraries of this one; it is in a repository."""
+    repository = tmp_path_factory.mktemp("repository")
+    run("git", "init", "--quiet", cwd=repository)
+    author = ("-c", "user.name=a", "-c", "user.email=a@example.org")
+    run("git", *author, "commit", "--quiet", "--allow-empty", "--message", "x", cwd=repository)
+    folder = repository / "environment"
+    folder.mkdir()
     run(sys.executable, "-m", "venv", "--without-pip", str(folder), cwd=folder)
     interpreter = folder / "bin" / "python"
     install = ("--python", str(interpreter), "install", "--no-deps", "--no-index", str(wheel))
