@@ -21,7 +21,6 @@ rule ood_table:
     params:
         systems=encode(CLASSIFIERS, "title", "reference"),
         encoders=[(name, entry.title) for name, entry in CONFIG.encoders.items()],
-        rounds=CONFIG.data.ood.rounds,
         labels=CONFIG.label_entries,
         confidence=CONFIG.statistics.confidence,
         data_set=CONFIG.data.label,
