@@ -41,7 +41,7 @@ wildcard_constraints:
     source=r"[a-z0-9_.-]+(@[a-z0-9_.-]+)?",
     selection="first|longest|all",
     mode="implicit|explicit|plain",
-    transform="|".join(CONFIG.scoring.transforms),
+    estimator="|".join(CONFIG.scoring.estimators),
     encoder="|".join(CONFIG.encoders) or "none",
     llm=r"[a-z0-9][a-z0-9._-]*",
 
@@ -102,7 +102,7 @@ rule mjds:
             PATHS.distribution_of(system)
             for system in systems.mjd_systems(CONFIG)
             if COMPARISONS
-            or CONFIG.scoring.transforms[system.transform].kind != "softmax-cv"
+            or not CONFIG.scoring.estimators[system.estimator].needs_hjds
         ],
     message:
         "All MJDs"

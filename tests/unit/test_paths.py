@@ -9,7 +9,7 @@ from mjd.systems import System, compared_systems, main_mjd_systems, mjd_systems
 PATHS = Paths("r", "d")
 
 
-def test_mjd_paths_name_scorer_source_selection_mode_and_transform() -> None:
+def test_mjd_paths_name_scorer_source_selection_mode_and_estimator() -> None:
     config = read_config("config/public.yaml")
     paths = {s.title: (s.generator, Paths.of(config).distribution_of(s)) for s in main_mjd_systems(config)}
     root = "results/public/mjd/smollm2"

@@ -139,7 +139,7 @@ def bias_table(
     Args:
         drops: leave out items some of whose prompts were dropped (`unanswered: drop`); `n` shows it; a
             system without a complete item has no row.
-        systems: one system a scores table, in the order of `scores`; its transform does not matter.
+        systems: one system a scores table, in the order of `scores`; its estimator does not matter.
         scores: schema `scores`; a second table of a system holds all explanation orders of a few items.
     """
     rows = []
