@@ -52,7 +52,6 @@ include: "workflow/rules/prompts.smk"
 include: "workflow/rules/explain.smk"
 include: "workflow/rules/select.smk"
 include: "workflow/rules/score.smk"
-include: "workflow/rules/compare.smk"
 include: "workflow/rules/plan.smk"
 include: "workflow/rules/analyses.smk"
 
@@ -60,18 +59,12 @@ include: "workflow/rules/analyses.smk"
 if CONFIG.encoders:
 
     include: "workflow/rules/finetune.smk"
-    include: "workflow/rules/ood.smk"
 
 
 include: "workflow/rules/fidelity.smk"
 
 
-TRAINED_TABLES = ["finetuning", "ood"] * bool(CONFIG.encoders)
-ANALYSES = ["bias", "first_token"] + ["convergence"] * bool(ALL_ORDERS)
-# Tables that need HJDs of training items, as softmax-cv does.
-COMPARISONS = (
-    ["distribution_comparison", "finding"] if CONFIG.task.train_hjd != "none" else []
-)
+TABLES = [spec.table for spec in analyses_of(CONFIG) if spec.is_wanted(CONFIG)]
 
 
 onstart:
@@ -85,9 +78,7 @@ rule all:
         expand(
             PATHS.table("{table}", "{suffix}"),
             table=[
-                *COMPARISONS,
-                *TRAINED_TABLES,
-                *ANALYSES,
+                *TABLES,
                 *FIDELITY_TABLES,
             ],
             suffix=["parquet", "csv"],
@@ -101,7 +92,7 @@ rule mjds:
         [
             PATHS.distribution_of(system)
             for system in systems.mjd_systems(CONFIG)
-            if COMPARISONS
+            if CONFIG.task.train_hjd != "none"
             or not CONFIG.scoring.estimators[system.estimator].needs_hjds
         ],
     message:

@@ -55,5 +55,17 @@ def test_shown_explanations_of_each_source(source: str, path: str | None) -> Non
     assert PATHS.shown(source, "published/gpt4o", "first") == path
 
 
+def test_system_that_reads_a_replaced_set_has_paths_like_any_other() -> None:
+    system = System("s", scorer="llm", source="human-noise-k2-s1", selection="all", mode="explicit", estimator="t1")
+    assert PATHS.scores_of(system) == "r/scores/llm/human-noise-k2-s1-all-explicit.parquet"
+    assert PATHS.distribution_of(system) == "r/mjd/llm/human-noise-k2-s1-all-explicit-t1.parquet"
+    assert PATHS.shown_by(system) == "r/explanations/replaced/human-noise-k2-s1.parquet"
+
+
+def test_answers_of_an_estimator_have_the_name_of_its_mjds() -> None:
+    answers, mjds = (path("llm", VARIANT, "said") for path in (PATHS.estimator_answers, PATHS.mjd))
+    assert answers == mjds.replace("r/mjd/", "r/answers/")
+
+
 def test_lock_lies_in_the_store_under_the_name_of_the_artifact() -> None:
     assert str(PATHS.lock("r/scores/llm/none-all-plain.parquet")) == "r/store/locks/scores/llm/none-all-plain.lock"

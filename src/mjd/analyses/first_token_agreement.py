@@ -11,10 +11,12 @@ import pandas as pd
 import pyarrow as pa
 from scipy.stats import binomtest
 
+from mjd.analyses.base import Analysis, AnalysisJob
 from mjd.config.analyses import Analyses
 from mjd.estimators.aggregation import fill_bounds
 from mjd.estimators.first_token import PromptSettings, item_prompts, top_tokens, warn_of_low_mass
 from mjd.explanations.generation import ask
+from mjd.labels import LabelSet
 from mjd.llm.base import Engine, Generate, Message
 from mjd.llm.reasoning import after_reasoning
 from mjd.llm.store.replies import Store
@@ -180,3 +182,21 @@ def _share_first_option(scores: pd.DataFrame) -> float:
     best = best == best.max(axis=1, keepdims=True)
     first = shown[:, :1] == np.array(labels)
     return float(np.mean((best & first).sum(axis=1) / best.sum(axis=1)))
+
+
+class FirstTokenAgreement(Analysis):
+    """Trust in first tokens: inputs `scores`, one table a system, and the sampled `answers` of each scorer."""
+
+    def schema(self, labels: LabelSet) -> pa.Schema:
+        return schema()
+
+    def run(self, job: AnalysisJob) -> pd.DataFrame:
+        answers = job.frames("answers")
+        return first_token_table(
+            job.systems(),
+            job.frames("scores"),
+            pd.concat(answers) if answers else pd.DataFrame(columns=answers_schema().names),
+            job.params["confidence"],
+            job.data_set,
+            job.params["low_mass"],
+        )
