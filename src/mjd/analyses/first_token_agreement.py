@@ -14,7 +14,8 @@ from scipy.stats import binomtest
 from mjd.analyses.base import Analysis, AnalysisJob
 from mjd.config.analyses import Analyses
 from mjd.estimators.aggregation import fill_bounds
-from mjd.estimators.first_token import PromptSettings, item_prompts, top_tokens, warn_of_low_mass
+from mjd.estimators.item_prompts import PromptSettings, item_prompts
+from mjd.estimators.label_mass import top_tokens, warn_of_low_mass
 from mjd.explanations.generation import ask
 from mjd.labels import LabelSet
 from mjd.llm.base import Engine, Generate, Message

@@ -21,7 +21,8 @@ from mjd.config.llms import Llm, Prices
 from mjd.config.scoring import Softmax
 from mjd.errors import DataError, ModelError
 from mjd.estimators.aggregation import model_judgments
-from mjd.estimators.first_token import PromptSettings, ScoreChunks, StoredScores, score_items
+from mjd.estimators.first_token import ScoreChunks, StoredScores, score_items
+from mjd.estimators.item_prompts import PromptSettings
 from mjd.evaluation.comparison import compare
 from mjd.explanations.generation import generate_answers
 from mjd.explanations.selection import candidates, select
