@@ -44,6 +44,16 @@ def _by_kind(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
     return _TRANSFORMS[kind].model_validate(value)
 
 
+def _of_transform(transform: Any) -> dict[str, Any]:
+    """An entry of the former `scoring.transforms` as one of `scoring.estimators`."""
+    return {"kind": "first_token", "transform": transform}
+
+
+def _one_line(values: Mapping[str, Any]) -> str:
+    """A mapping as YAML in one line, for errors that say what to write."""
+    return yaml.safe_dump(dict(values), default_flow_style=True, sort_keys=False, width=10_000).strip()
+
+
 class FirstToken(Settings):
     """MJDs from the scores of the option letters at the first answer position.
 
@@ -54,6 +64,15 @@ class FirstToken(Settings):
     transform: Annotated[Transform, WrapValidator(_by_kind)] = Field(
         Softmax(), description="From scores to distributions: kind softmax (temperature), norm, or softmax-cv (folds)."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _not_a_transform(cls, values: Any) -> Any:
+        """Entries of the former `scoring.transforms` were transforms."""
+        if isinstance(values, Mapping) and str(values.get("kind")) in _TRANSFORMS:
+            spelling = _one_line(_of_transform(values))
+            raise ValueError(f"{values['kind']} is a kind of transform: write {spelling}")
+        return values
 
     @property
     def needs_logits(self) -> bool:
@@ -99,12 +118,9 @@ class Scoring(Settings):
         """Scoring had a key `transforms` when first tokens were the only estimator."""
         if isinstance(values, Mapping) and "transforms" in values:
             given = values["transforms"]
-            entries = given if isinstance(given, Mapping) else {}
-            now = {
-                name: how if how is None else {"kind": "first_token", "transform": how} for name, how in entries.items()
-            }
-            spelling = yaml.safe_dump({"estimators": now}, default_flow_style=True, sort_keys=False, width=10_000)
-            raise ValueError(f"'transforms' has become 'estimators': replace it by {spelling.strip()[1:-1]}")
+            entries = given.items() if isinstance(given, Mapping) else ()
+            now = {name: how if how is None else _of_transform(how) for name, how in entries}
+            raise ValueError(f"'transforms' has become 'estimators': replace it by estimators: {_one_line(now)}")
         return values
 
     @field_validator("scorer", "modes")

@@ -103,6 +103,11 @@ def test_missing_key_is_named() -> None:
             r"kind names 'sofmax'.*did you mean 'softmax'",
         ),
         (
+            "scoring",
+            {"estimators": {"t1": {"kind": "softmax", "temperature": 1}}},
+            r"is a kind of transform: write \{kind: first_token, transform: \{kind: softmax, temperature: 1\}\}",
+        ),
+        (
             "task",
             {"text_fields": ["uid", "premise"]},
             "text_fields names 'uid', which mjd uses itself: give the column",
