@@ -136,7 +136,7 @@ class StoredScores(AnswerCache[Score, Scored, Known]):
 
 
 @dataclass(frozen=True)
-class FirstToken(Estimator[Score, Scored, Known]):
+class FirstTokenScores(Estimator[Score, Scored, Known]):
     """Scores of the option letters at the first answer position, for every order of explanations and options."""
 
     settings: PromptSettings
@@ -192,7 +192,7 @@ def score_items(
         ModelError: prompts got no usable reply, and the policy is not to drop them; or the scorer reasons first.
     """
     unanswered = UnansweredPrompts() if unanswered is None else unanswered
-    return ask_items(engine, FirstToken(settings), items, explanations, cache, tally, what, unanswered)
+    return ask_items(engine, FirstTokenScores(settings), items, explanations, cache, tally, what, unanswered)
 
 
 def check_answers_at_once(engine: Engine, scored: Sequence[Known], requests: Sequence[Score] = ()) -> None:
