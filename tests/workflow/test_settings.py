@@ -122,7 +122,8 @@ def test_results_dir_that_cannot_be_written_ends_the_run_with_the_cure(snakemake
     target = str(tmp_path / "data" / "items.parquet")
     done = snakemake("--cores", "1", target, config={"results_dir": str(tmp_path)})
     assert done.returncode != 0
-    assert "cannot be written" in done.stderr and "choose another results_dir" in done.stderr
+    assert "cannot be written" in done.stderr
+    assert "choose another results_dir" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -1,4 +1,4 @@
-"""An executor that runs every job as a cluster's does: in a Snakemake of its own, by the command that Snakemake makes."""
+"""An executor that runs jobs as a cluster does: each in a Snakemake of its own, by the command that Snakemake makes."""
 
 from __future__ import annotations
 
