@@ -12,6 +12,9 @@ VLLM_VERSION := 0.32.0
 VLLM_VENV := .venv-vllm
 VLLM_STAMP := $(VLLM_VENV)/.installed-$(VLLM)
 
+# One process a core, and a thread each: tests of tiny models gain nothing by more.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4
+
 .DEFAULT_GOAL := help
 .PHONY: help install vllm ood test test-fast test-vllm test-openai lint format lock docs clean
 
@@ -42,10 +45,10 @@ ood: $(STAMP) ## results/tables/ood.csv on the bundled sample (CPU, minutes)
 	$(SNAKEMAKE) results/tables/ood.csv
 
 test: $(STAMP) ## all tests that need nothing but this machine
-	$(BIN)/python -m pytest
+	$(PYTEST) --dist loadfile --no-loadscope-reorder $(if $(CI)$(COVERAGE),--cov --cov-report=term)
 
 test-fast: $(STAMP) ## the quick ones among them, in less than a minute
-	$(BIN)/python -m pytest tests/unit tests/golden -m 'not slow'
+	$(PYTEST) tests/unit tests/golden -m 'not slow' --hypothesis-profile=fast
 
 vllm: $(VLLM_STAMP) ## make .venv-vllm for the engine vllm (VLLM=vllm on GPUs)
 
