@@ -1,15 +1,14 @@
 """`snakemake plan`: what a run will ask for, before and after it did."""
 
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from tests.workflow.conftest import Run
 
 
-def test_the_plan_counts_what_is_left(snakemake: Run, tiny_llm: dict[str, Any], tmp_path: Path) -> None:
-    config = {"results_dir": str(tmp_path), "limit": 2, **tiny_llm}
+def test_the_plan_counts_what_is_left(snakemake: Run, tmp_path: Path) -> None:
+    config = {"results_dir": str(tmp_path), "limit": 2}
     done = snakemake("--cores", "all", "plan", config=config)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "generate_explanations" in done.stderr
