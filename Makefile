@@ -44,8 +44,9 @@ install: $(STAMP) ## make .venv with the locked versions
 ood: $(STAMP) ## results/tables/ood.csv on the bundled sample (CPU, minutes)
 	$(SNAKEMAKE) results/tables/ood.csv
 
-test: $(STAMP) ## all tests that need nothing but this machine
-	$(PYTEST) --dist loadfile --no-loadscope-reorder $(if $(CI)$(COVERAGE),--cov --cov-report=term)
+test: $(STAMP) ## all tests that need nothing but this machine; COVERAGE=1 (or CI) prints branch coverage
+	$(PYTEST) --dist loadfile --no-loadscope-reorder $(if $(CI)$(COVERAGE),--cov --cov-report=term --cov-report=json:.coverage.json)
+	$(if $(CI)$(COVERAGE),$(BIN)/python tests/coverage_by_package.py)
 
 test-fast: $(STAMP) ## the quick ones among them, in less than a minute
 	$(PYTEST) tests/unit tests/golden -m 'not slow' --hypothesis-profile=fast
