@@ -2,7 +2,8 @@
 
 from mjd import schemas
 from mjd.data.items import train_items
-from mjd.estimators.first_token import PromptSettings, ScoreChunks, StoredScores, score_items, warn_of_low_mass
+from mjd.estimators.first_token import ScoreChunks, StoredScores, score_items, warn_of_low_mass
+from mjd.estimators.item_prompts import PromptSettings
 from mjd.io import read_parquet, write_parquet
 from mjd.job import config_of, engine_of, job, labels_of, provenance, unanswered_prompts
 from mjd.llm.store.replies import Store
