@@ -31,8 +31,8 @@ class Executor(RemoteExecutor):
                 self.report_job_success(info)
             else:
                 self.report_job_error(info)
-        for none in ():
-            yield none
+        for still_running in list[SubmittedJobInfo]():  # none: `run_job` waits
+            yield still_running
 
     def cancel_jobs(self, active_jobs: list[SubmittedJobInfo]) -> None:
         """All have ended."""
