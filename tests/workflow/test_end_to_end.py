@@ -101,7 +101,9 @@ def test_table_values_of_a_second_run_with_fewer_sources_are_the_same(results: P
     keys = [column for column in second if not pd.api.types.is_float_dtype(second[column])]
     shared = second[keys].merge(first, on=keys, how="left", validate="one_to_one")
     assert len(second) > 0
-    pd.testing.assert_frame_equal(second, shared[second.columns], check_exact=True)
+    # Holm's correction depends on how many systems are tested.
+    columns = [column for column in second if not str(column).endswith("_p_holm")]
+    pd.testing.assert_frame_equal(second[columns], shared[columns], check_exact=True)
 
 
 def test_figures_are_drawn(results: Path) -> None:
