@@ -7,7 +7,7 @@ import math
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -20,7 +20,7 @@ from mjd.errors import DataError, ModelError
 from mjd.io import atomic_path, read_table
 from mjd.labels import LabelSet
 from mjd.llm import reasoning
-from mjd.llm.base import Engine, Generate, Generated, Score, Scored, Unanswered, request_key
+from mjd.llm.base import Engine, Generate, Generated, Score, Scored, Unanswered, reply_fields, request_key
 from mjd.llm.logprobs import is_usable_score
 from mjd.llm.store.replies import Store, request_record
 from mjd.llm.unanswered import UnansweredPrompts
@@ -154,7 +154,7 @@ class StoredScores:
         return {key: Known(r["scores"], r["mass"], *(r.get(name) for name in more)) for key, r in found.items()}
 
     def add(self, key: str, engine: Engine, request: Score, scored: Scored) -> None:
-        self._store.put([(key, request_record(engine.info, request), asdict(scored))])
+        self._store.put([(key, request_record(engine.info, request), reply_fields(scored))])
 
     def flush(self) -> None:
         """Nothing to do: every score is in the store already."""
