@@ -44,7 +44,7 @@ wildcard_constraints:
     source=r"[a-z0-9_.-]+(@[a-z0-9_.-]+)?",
     selection="first|longest|all",
     mode="implicit|explicit|plain",
-    transform="|".join(CONFIG.scoring.transforms),
+    estimator="|".join(CONFIG.scoring.estimators),
     encoder="|".join(CONFIG.encoders) or "none",
     llm=r"[a-z0-9][a-z0-9._-]*",
 
@@ -55,7 +55,6 @@ include: "workflow/rules/prompts.smk"
 include: "workflow/rules/explain.smk"
 include: "workflow/rules/select.smk"
 include: "workflow/rules/score.smk"
-include: "workflow/rules/compare.smk"
 include: "workflow/rules/plan.smk"
 include: "workflow/rules/analyses.smk"
 
@@ -63,18 +62,12 @@ include: "workflow/rules/analyses.smk"
 if CONFIG.encoders:
 
     include: "workflow/rules/finetune.smk"
-    include: "workflow/rules/ood.smk"
 
 
 include: "workflow/rules/fidelity.smk"
 
 
-TRAINED_TABLES = ["finetuning", "ood"] * bool(CONFIG.encoders)
-ANALYSES = ["bias", "first_token"] + ["convergence"] * bool(ALL_ORDERS)
-# Tables that need HJDs of training items, as softmax-cv does.
-COMPARISONS = (
-    ["distribution_comparison", "finding"] if CONFIG.task.train_hjd != "none" else []
-)
+TABLES = [spec.table for spec in analyses_of(CONFIG) if spec.is_wanted(CONFIG)]
 
 
 onstart:
@@ -88,9 +81,7 @@ rule all:
         expand(
             PATHS.table("{table}", "{suffix}"),
             table=[
-                *COMPARISONS,
-                *TRAINED_TABLES,
-                *ANALYSES,
+                *TABLES,
                 *FIDELITY_TABLES,
             ],
             suffix=["parquet", "csv"],
@@ -104,8 +95,8 @@ rule mjds:
         [
             PATHS.distribution_of(system)
             for system in systems.mjd_systems(CONFIG)
-            if COMPARISONS
-            or CONFIG.scoring.transforms[system.transform].kind != "softmax-cv"
+            if CONFIG.task.train_hjd != "none"
+            or not CONFIG.scoring.estimators[system.estimator].needs_hjds
         ],
     message:
         "All MJDs"

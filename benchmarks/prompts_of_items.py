@@ -14,7 +14,7 @@ from mjd.config.files import read_config
 from mjd.config.schema import Config
 from mjd.data.download import fetch_source, mirror_directory
 from mjd.data.loaders import load_items
-from mjd.estimators.first_token import PromptSettings, item_prompts
+from mjd.estimators.item_prompts import PromptSettings, item_prompts
 from mjd.prompts.templates import ScorePrompt
 
 log = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from mjd.config.llms import Llm
 from mjd.config.schema import Config
 from mjd.data.items import train_items
 from mjd.data.loaders import load_items
-from mjd.estimators.first_token import PromptSettings, item_prompts
+from mjd.estimators.item_prompts import PromptSettings, item_prompts
 from mjd.llm.base import Generate, Score
 from mjd.runtime.threads import thread_environment
 from tests.workflow.conftest import ROOT, run_snakemake

@@ -106,9 +106,13 @@ class Paths:
         """Scores of a few items in all orders of explanations."""
         return f"{self.results}/analyses/all_orders/{llm}/{variant}.parquet"
 
-    def mjd(self, llm: str, variant: str, transform: str) -> str:
+    def estimator_answers(self, llm: str, variant: str, estimator: str) -> str:
+        """Answers that an estimator without a scores table reads MJDs out of; the name is that of `mjd`."""
+        return f"{self.results}/answers/{llm}/{variant}-{estimator}.parquet"
+
+    def mjd(self, llm: str, variant: str, estimator: str) -> str:
         """Model judgment distributions."""
-        return f"{self.results}/mjd/{llm}/{variant}-{transform}.parquet"
+        return f"{self.results}/mjd/{llm}/{variant}-{estimator}.parquet"
 
     def scores_of(self, system: System) -> str:
         """Scores that an MJD system is made from."""
@@ -121,7 +125,7 @@ class Paths:
     def distribution_of(self, system: System) -> str:
         """The distributions of a system."""
         if system.kind == "mjd":
-            return self.mjd(str(system.scorer), system.variant, str(system.transform))
+            return self.mjd(str(system.scorer), system.variant, str(system.estimator))
         return self.distribution(system.slug)
 
     def sampled_answers(self, llm: str) -> str:

@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 from mjd import registry
 from mjd.config.schema import Config
-from mjd.config.scoring import Norm
 
 # How a configuration names a published set among its generators.
 PUBLISHED = "published/"
@@ -23,7 +22,7 @@ class System:
         slug: its name in paths and machine-readable tables.
         title: its name for people.
         generator: the LLM or published set that wrote its explanations; None where people did, or none are shown.
-        reference: slug of "+ human-ex" of the same scorer, mode and transform, which it is tested against.
+        reference: slug of "+ human-ex" of the same scorer, mode and estimator, which it is tested against.
     """
 
     slug: str
@@ -34,7 +33,7 @@ class System:
     source: str | None = None
     selection: str | None = None
     mode: Literal["implicit", "explicit", "plain"] | None = None
-    transform: str | None = None
+    estimator: str | None = None
     reference: str | None = None
 
     @property
@@ -146,13 +145,13 @@ def compared_systems(config: Config) -> list[System]:
 def mjd_systems(config: Config) -> list[System]:
     """Every MJD variant of the configuration, in table order.
 
-    `norm` variants of scorers whose scores are log-probabilities, never positive, have no meaning and are absent.
+    Estimators that need logits are absent for scorers that give log-probabilities.
     """
     return [
-        _mjd_system(config, scorer, generator, source, selection, mode, transform)
+        _mjd_system(config, scorer, generator, source, selection, mode, estimator)
         for scorer in config.scoring.scorers
-        for transform, how in config.scoring.transforms.items()
-        if not isinstance(how, Norm) or config.llms[scorer].score_kind == "logit"
+        for estimator, entry in config.scoring.estimators.items()
+        if not entry.needs_logits or config.llms[scorer].score_kind == "logit"
         for generator, source, selection, mode in _variants(config, scorer)
     ]
 
@@ -163,14 +162,14 @@ def main_mjd_systems(config: Config) -> list[System]:
     return [
         system
         for system in mjd_systems(config)
-        if system.transform == main.transform
+        if system.estimator == main.estimator
         and system.selection in (main.selection, "all")
         and system.mode in (main.mode, "plain")
     ]
 
 
 def scored_variants(config: Config) -> list[System]:
-    """One system for each scores table, whatever its transform, in table order."""
+    """One system for each scores table, whatever its estimator's transform, in table order."""
     return _first_of_each(mjd_systems(config), "scorer", "variant")
 
 
@@ -214,28 +213,28 @@ Mode = Literal["implicit", "explicit", "plain"]
 
 
 def _mjd_system(
-    config: Config, scorer: str, generator: str | None, source: str, selection: str, mode: Mode, transform: str
+    config: Config, scorer: str, generator: str | None, source: str, selection: str, mode: Mode, estimator: str
 ) -> System:
     variant = f"{source_slug(source, generator, scorer)}-{selection}-{mode}"
     return System(
-        slug=f"{scorer}-{variant}-{transform}",
+        slug=f"{scorer}-{variant}-{estimator}",
         title=_mjd_title(config, scorer, source, generator),
         scorer=scorer,
         generator=generator,
         source=source,
         selection=selection,
         mode=mode,
-        transform=transform,
-        reference=_reference(config, scorer, source, mode, transform),
+        estimator=estimator,
+        reference=_reference(config, scorer, source, mode, estimator),
     )
 
 
-def _reference(config: Config, scorer: str, source: str, mode: Mode, transform: str) -> str | None:
+def _reference(config: Config, scorer: str, source: str, mode: Mode, estimator: str) -> str | None:
     """Slug of the scorer's "+ human-ex" that a variant is tested against; None where it is not computed."""
     if source == "human" or "human" not in config.explanations.sources:
         return None
     shown = config.main_systems.mode if mode == "plain" else mode
-    return f"{scorer}-human-all-{shown}-{transform}"
+    return f"{scorer}-human-all-{shown}-{estimator}"
 
 
 def _variants(config: Config, scorer: str) -> Iterator[tuple[str | None, str, str, Mode]]:

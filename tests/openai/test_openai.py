@@ -14,7 +14,8 @@ from mjd.config.schema import Config
 from mjd.data.items import train_items
 from mjd.data.loaders import load_items
 from mjd.errors import BudgetError, ModelError
-from mjd.estimators.first_token import PromptSettings, StoredScores, score_items
+from mjd.estimators.first_token import StoredScores, score_items
+from mjd.estimators.item_prompts import PromptSettings
 from mjd.llm.base import Generate, Score, Scored
 from mjd.llm.store.replies import Store
 from mjd.llm.usage import Tally

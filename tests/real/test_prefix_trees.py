@@ -15,7 +15,7 @@ from mjd.config.llms import Llm
 from mjd.config.schema import Config
 from mjd.data.loaders import load_items
 from mjd.data.models import fetch_model
-from mjd.estimators.first_token import PromptSettings, item_prompts
+from mjd.estimators.item_prompts import PromptSettings, item_prompts
 from mjd.llm.base import Score
 from mjd.llm.transformers.engine import TransformersEngine
 from tests.real.conftest import ROOT, SourceDirectory

@@ -15,8 +15,9 @@ import pytest
 from mjd.config.files import load_config
 from mjd.config.schema import Config
 from mjd.errors import DataError
-from mjd.estimators import first_token as scoring
-from mjd.estimators.first_token import PromptSettings, ScoreChunks, item_prompts, n_prompts, score_items
+from mjd.estimators import item_prompts as prompting
+from mjd.estimators.first_token import ScoreChunks, score_items
+from mjd.estimators.item_prompts import PromptSettings, item_prompts, n_prompts
 from mjd.llm.fake import FakeEngine
 from mjd.llm.usage import Tally
 from mjd.orders import Orders, cure, n_distinct_orders, n_distinct_rotations, n_explanation_orders, too_many
@@ -148,7 +149,7 @@ def test_plan_counts_orders_in_little_memory() -> None:
 
 def test_plan_makes_one_prompt_an_item_and_not_all_orders_of_the_options(monkeypatch: pytest.MonkeyPatch) -> None:
     """With 6 labels there are 720, for each of which a thousand items waited minutes."""
-    monkeypatch.setattr(scoring, "score_prompts", lambda *arguments: pytest.fail("all prompts of an item were made"))
+    monkeypatch.setattr(prompting, "score_prompts", lambda *arguments: pytest.fail("all prompts of an item were made"))
     jobs = plan(config("cyclic"), 4, 3).set_index("variant")
     assert jobs.loc["human-all-explicit", ["prompts", "prompt_tokens"]].tolist() == [3 * 4 * 6, 3 * 4 * 6]
 
@@ -156,13 +157,13 @@ def test_plan_makes_one_prompt_an_item_and_not_all_orders_of_the_options(monkeyp
 def test_score_items_makes_prompts_as_they_are_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine, asked_before = FakeEngine(), []
     monkeypatch.setattr(engine, "prompts_per_call", 200)
-    made = scoring.score_prompts
+    made = prompting.score_prompts
 
     def watched(*arguments: Any) -> Any:
         asked_before.append(engine.asked)
         return made(*arguments)
 
-    monkeypatch.setattr(scoring, "score_prompts", watched)
+    monkeypatch.setattr(prompting, "score_prompts", watched)
     settings = PromptSettings(
         config("all").prompts, config("all").labels, ("premise", "hypothesis"), "explicit", "all", 1
     )

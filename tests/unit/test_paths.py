@@ -9,7 +9,7 @@ from mjd.systems import System, compared_systems, main_mjd_systems, mjd_systems
 PATHS = Paths("r", "d")
 
 
-def test_mjd_paths_name_scorer_source_selection_mode_and_transform() -> None:
+def test_mjd_paths_name_scorer_source_selection_mode_and_estimator() -> None:
     config = read_config("config/public.yaml")
     paths = {s.title: (s.generator, Paths.of(config).distribution_of(s)) for s in main_mjd_systems(config)}
     root = "results/public/mjd/smollm2"
@@ -53,6 +53,18 @@ def test_rule_pattern_filled_in_is_the_path_of_a_system() -> None:
 )
 def test_shown_explanations_of_each_source(source: str, path: str | None) -> None:
     assert PATHS.shown(source, "published/gpt4o", "first") == path
+
+
+def test_system_that_reads_a_replaced_set_has_paths_like_any_other() -> None:
+    system = System("s", scorer="llm", source="human-noise-k2-s1", selection="all", mode="explicit", estimator="t1")
+    assert PATHS.scores_of(system) == "r/scores/llm/human-noise-k2-s1-all-explicit.parquet"
+    assert PATHS.distribution_of(system) == "r/mjd/llm/human-noise-k2-s1-all-explicit-t1.parquet"
+    assert PATHS.shown_by(system) == "r/explanations/replaced/human-noise-k2-s1.parquet"
+
+
+def test_answers_of_an_estimator_have_the_name_of_its_mjds() -> None:
+    answers, mjds = (path("llm", VARIANT, "said") for path in (PATHS.estimator_answers, PATHS.mjd))
+    assert answers == mjds.replace("r/mjd/", "r/answers/")
 
 
 def test_lock_lies_in_the_store_under_the_name_of_the_artifact() -> None:

@@ -69,9 +69,9 @@ def test_swapping_the_scorer_is_one_line() -> None:
 
 def test_norm_is_absent_where_scores_are_log_probabilities() -> None:
     config = read_config("config/paper.yaml")
-    norm = {system.scorer for system in mjd_systems(config) if system.transform == "norm"}
+    norm = {system.scorer for system in mjd_systems(config) if system.estimator == "norm"}
     assert norm == {"llama3"}
-    fitted = {system.scorer for system in mjd_systems(config) if system.transform == "softmax-cv"}
+    fitted = {system.scorer for system in mjd_systems(config) if system.estimator == "softmax-cv"}
     assert fitted == {"llama3", "gpt4o"}
     assert {system.scorer for system in mjd_systems(config)} == {"llama3", "gpt4o"}
 

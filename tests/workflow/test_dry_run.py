@@ -177,3 +177,40 @@ def test_the_readmes_commands_plan_their_jobs(snakemake: Run) -> None:
     for command in commands:
         done = snakemake("-n", *command[1:], config={})
         assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}"
+
+
+def test_analysis_with_an_entry_alone_has_a_rule_and_is_made_by_all() -> None:
+    program = (
+        "from mjd.analyses import specs\n"
+        "from mjd.analyses.specs import AnalysisSpec\n"
+        "specs.ANALYSES.append(AnalysisSpec('mine', 'mine_table', 'mine:Mine', 'My own table',\n"
+        "    lambda config, paths: {'data_items': paths.data('items')}, lambda config: {'seed': config.seed}))\n"
+        "from snakemake.cli import main\n"
+        "main(['-n', 'all', '--config', 'results_dir=results/not-there'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    planned = done.stdout + done.stderr
+    assert done.returncode == 0, planned
+    assert "My own table" in planned
+    assert "results/not-there/tables/mine.parquet" in planned
+
+
+def test_replaced_set_put_in_place_by_hand_is_scored_without_a_rule_that_makes_it(
+    snakemake: Run, tmp_path: Path
+) -> None:
+    replaced = tmp_path / "explanations/replaced/human-noise-k2-s1.parquet"
+    target = tmp_path / "scores/smollm2/human-noise-k2-s1-all-explicit.parquet"
+    mjd = tmp_path / "mjd/smollm2/human-noise-k2-s1-all-explicit-softmax-t1.parquet"
+    config = {"results_dir": str(tmp_path)}
+    missing = snakemake("-n", str(target), config=config)
+    assert missing.returncode != 0
+    assert str(replaced) in missing.stdout + missing.stderr
+    replaced.parent.mkdir(parents=True)
+    replaced.touch()
+    done = snakemake("-n", str(target), str(mjd), config=config)
+    planned = done.stdout + done.stderr
+    assert done.returncode == 0, planned
+    assert "smollm2 scores human-noise-k2-s1 (all, explicit)" in planned
+    assert "MJD of smollm2: human-noise-k2-s1 (softmax-t1)" in planned
+    # No other model than the scorer is needed, and nothing is generated.
+    assert not re.search("generate_explanations|select", planned)

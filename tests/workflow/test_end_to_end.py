@@ -22,7 +22,7 @@ TABLES = ["distribution_comparison", "finetuning", "ood", "bias", "convergence",
 CHEAP = {
     "limit": 2,
     "explanations": {"sampling": {"max_new_tokens": 16, "temperature": 0}},
-    "scoring": {"transforms": {"softmax": None}},
+    "scoring": {"estimators": {"softmax": None}},
     "analyses": {"convergence_items": 2, "generated_prompts": 2, "generated_tokens": 4},
     "statistics": {"resamples": 200},
     "base_classifier": {"epochs": 1},

@@ -28,7 +28,7 @@ def own(snakemake: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "task": {"train_hjd": "none", "label_counts": {"mnli": None}},
         "data": {"title": "own", "items": {"items": str(folder / "items.csv")}},
         "explanations": {"sources": ["none", "human", "varierr-lg"], "sampling": {"max_new_tokens": 24}},
-        "scoring": {"transforms": {"softmax": None, "softmax-cv": None}},
+        "scoring": {"estimators": {"softmax": None, "softmax-cv": None}},
         "analyses": {"convergence_items": 2, "generated_prompts": 1, "generated_tokens": 4},
         "statistics": {"resamples": 200},
         "finetuning": {"epochs": 1, "seeds": 1},

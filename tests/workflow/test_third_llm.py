@@ -23,7 +23,7 @@ CONFIG = {
     "llms": {"smollm2": {"title": "SmolLM2", "model": "smollm2-135m-instruct"}},
     "encoders": {"minilm": {"title": "MiniLM", "model": "all-minilm-l6-v2"}},
     "explanations": {"generator": "published/third", "sources": ["lf", "varierr-lg", "mnli-lg"]},
-    "scoring": {"scorer": "smollm2", "modes": ["explicit"], "transforms": {"softmax": {"kind": "softmax"}}},
+    "scoring": {"scorer": "smollm2", "modes": ["explicit"], "estimators": {"softmax": {"kind": "first_token"}}},
 }
 THIRD = {
     "title": "Third",

@@ -1,9 +1,38 @@
-# How far scores can be trusted: biases, convergence over orders, first tokens; and the paper's finding as a check.
-VARIANTS = systems.scored_variants(CONFIG)
-ALL_ORDERS = systems.all_orders_systems(CONFIG)
-MAIN = systems.main_mjd_systems(CONFIG)
-ALL_ORDERS_SCORES = [PATHS.all_orders_of(system) for system in ALL_ORDERS]
+# Tables made from other artifacts, each by the rule of its entry in mjd.analyses.specs; what LLMs answer for them; and
+# the paper's finding as a check.
+from mjd.analyses.specs import analyses_of
+
 FIRST_TOKEN = systems.first_token_systems(CONFIG)
+
+
+for spec in analyses_of(CONFIG):
+
+    rule:
+        name:
+            spec.rule
+        input:
+            **spec.inputs(CONFIG, PATHS),
+        output:
+            **analysis_outputs(spec),
+        log:
+            PATHS.log(spec.rule),
+        benchmark:
+            PATHS.benchmark(spec.rule)
+        conda:
+            "../envs/mjd.yaml"
+        threads: spec.threads
+        resources:
+            mem_mb=spec.mem_mb,
+            runtime=spec.runtime,
+        params:
+            **spec.params(CONFIG),
+            analysis=spec.implementation,
+            labels=CONFIG.label_entries,
+            data_set=CONFIG.data.label,
+        message:
+            spec.message
+        script:
+            "../scripts/analysis.py"
 
 
 # The rule `score` on a few items, with every explanation order.
@@ -26,73 +55,6 @@ use rule score as score_all_orders with:
         chunks=PATHS.all_orders_chunks("{llm}", VARIANT),
     message:
         "{wildcards.llm} scores all orders of a few items"
-
-
-rule convergence:
-    input:
-        data_items=rules.load_items.output.data_items,
-        scores=ALL_ORDERS_SCORES,
-    output:
-        parquet=PATHS.table("convergence"),
-        csv=PATHS.table("convergence", "csv"),
-        svg=report(
-            PATHS.figure("convergence", "svg"),
-            category="Trust in the scores",
-            caption="../report/convergence.rst",
-        ),
-        png=PATHS.figure("convergence", "png"),
-    log:
-        PATHS.log("convergence"),
-    benchmark:
-        PATHS.benchmark("convergence")
-    conda:
-        "../envs/mjd.yaml"
-    threads: 1
-    resources:
-        mem_mb=2500,
-        runtime=20,
-    params:
-        systems=encode(ALL_ORDERS),
-        titles={name: llm.title for name, llm in CONFIG.llms.items()},
-        temperature=CONFIG.analyses.temperature,
-        labels=CONFIG.label_entries,
-        statistics=CONFIG.statistics.model_dump(),
-        seed=CONFIG.seed,
-        data_set=CONFIG.data.label,
-    message:
-        "How many explanation orders are enough"
-    script:
-        "../scripts/convergence.py"
-
-
-rule bias:
-    input:
-        scores=[PATHS.scores_of(system) for system in VARIANTS],
-        all_orders=ALL_ORDERS_SCORES,
-    output:
-        parquet=PATHS.table("bias"),
-        csv=PATHS.table("bias", "csv"),
-    log:
-        PATHS.log("bias"),
-    benchmark:
-        PATHS.benchmark("bias")
-    conda:
-        "../envs/mjd.yaml"
-    threads: 1
-    resources:
-        mem_mb=2500,
-        runtime=20,
-    params:
-        systems=encode(VARIANTS),
-        all_orders=encode(ALL_ORDERS),
-        labels=CONFIG.label_entries,
-        statistics=CONFIG.statistics.model_dump(),
-        seed=CONFIG.seed,
-        data_set=CONFIG.data.label,
-    message:
-        "What the scores depend on beside the item"
-    script:
-        "../scripts/bias.py"
 
 
 rule sample_answers:
@@ -144,65 +106,6 @@ rule sample_answers:
         "../scripts/sample_answers.py"
 
 
-rule first_token:
-    input:
-        answers=expand(PATHS.sampled_answers("{llm}"), llm=FIRST_TOKEN),
-        scores=[PATHS.scores_of(system) for system in MAIN],
-    output:
-        parquet=PATHS.table("first_token"),
-        csv=PATHS.table("first_token", "csv"),
-    log:
-        PATHS.log("first_token"),
-    benchmark:
-        PATHS.benchmark("first_token")
-    conda:
-        "../envs/mjd.yaml"
-    threads: 1
-    resources:
-        mem_mb=1500,
-        runtime=10,
-    params:
-        systems=encode(MAIN),
-        labels=CONFIG.label_entries,
-        confidence=CONFIG.statistics.confidence,
-        data_set=CONFIG.data.label,
-        low_mass=CONFIG.analyses.label_mass_warning,
-    message:
-        "How far first-token scores can be trusted"
-    script:
-        "../scripts/first_token.py"
-
-
-rule finding_table:
-    input:
-        data_items=rules.load_items.output.data_items,
-        distributions=[PATHS.distribution_of(system) for system in MAIN],
-    output:
-        parquet=PATHS.table("finding"),
-        csv=PATHS.table("finding", "csv"),
-    log:
-        PATHS.log("finding_table"),
-    benchmark:
-        PATHS.benchmark("finding_table")
-    conda:
-        "../envs/mjd.yaml"
-    threads: 2
-    resources:
-        mem_mb=2500,
-        runtime=20,
-    params:
-        systems=encode(MAIN),
-        label_guided=systems.label_guided_source(CONFIG),
-        labels=CONFIG.label_entries,
-        statistics=CONFIG.statistics.model_dump(),
-        seed=CONFIG.seed,
-        data_set=CONFIG.data.label,
-    message:
-        "Finding table"
-    script:
-        "../scripts/finding_table.py"
-
-
 # No output: whoever asks sees the verdict, however old the table is.
 localrules:
     finding,
@@ -210,7 +113,7 @@ localrules:
 
 rule finding:
     input:
-        rules.finding_table.output.parquet,
+        PATHS.table("finding"),
     log:
         PATHS.log("finding"),
     conda:

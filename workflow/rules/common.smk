@@ -81,6 +81,15 @@ def longest_counts_line_breaks(wildcards):
     return bool(named and published.longest_counts_line_breaks)
 
 
+def analysis_outputs(spec):
+    """The outputs of an analysis; its figure, if it draws one, goes into Snakemake's report with its caption."""
+    outputs = spec.outputs(PATHS)
+    if spec.figure:
+        caption = f"../report/{spec.table}.rst"
+        outputs["svg"] = report(outputs["svg"], category=spec.figure, caption=caption)
+    return outputs
+
+
 def gpus_asked():
     """GPUs that each LLM and encoder of this run's jobs asks for, by its key in the configuration."""
     asked = {}

@@ -53,9 +53,9 @@ if CONFIG.encoders:
         input:
             reading="resources/published/reading.yaml",
             published=[f"resources/published/{table}.csv" for table in READING.columns],
-            distribution_comparison=rules.distribution_comparison.output.parquet,
-            finetuning=rules.finetuning_table.output.parquet,
-            ood=rules.ood_table.output.parquet,
+            distribution_comparison=PATHS.table("distribution_comparison"),
+            finetuning=PATHS.table("finetuning"),
+            ood=PATHS.table("ood"),
         output:
             parquet=PATHS.table("published_comparison"),
             csv=PATHS.table("published_comparison", "csv"),

@@ -1,6 +1,5 @@
 # Encoders: a base classifier trained on labelled pairs, then soft-label fine-tuning of every system and seed in one job.
 TRAINED = systems.trained_systems(CONFIG)
-CLASSIFIERS = systems.classifier_systems(CONFIG)
 RUNS = [(system.slug, seed) for system in TRAINED for seed in CONFIG.seeds]
 BASE = PATHS.checkpoint("{encoder}", "mnli-ft-lm", CONFIG.seed)
 
@@ -101,34 +100,3 @@ rule predict:
         "Classify dev, test and the OOD rounds with every checkpoint of {wildcards.encoder}"
     script:
         "../scripts/predict.py"
-
-
-rule finetuning_table:
-    input:
-        data_items=rules.load_items.output.data_items,
-        predictions=expand(PATHS.predictions("{encoder}"), encoder=CONFIG.encoders),
-        base=expand(BASE, encoder=CONFIG.encoders),
-        history=expand(rules.finetune.output.history, encoder=CONFIG.encoders),
-    output:
-        parquet=PATHS.table("finetuning"),
-        csv=PATHS.table("finetuning", "csv"),
-    log:
-        PATHS.log("finetuning_table"),
-    benchmark:
-        PATHS.benchmark("finetuning_table")
-    conda:
-        "../envs/mjd.yaml"
-    threads: 1
-    resources:
-        mem_mb=1500,
-        runtime=10,
-    params:
-        systems=encode(CLASSIFIERS, "title", "reference"),
-        encoders=[(name, entry.title) for name, entry in CONFIG.encoders.items()],
-        labels=CONFIG.label_entries,
-        confidence=CONFIG.statistics.confidence,
-        data_set=CONFIG.data.label,
-    message:
-        "Fine-tuning table"
-    script:
-        "../scripts/finetuning_table.py"

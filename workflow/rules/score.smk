@@ -45,11 +45,11 @@ rule mjd:
         data_items=rules.load_items.output.data_items,
         scores=rules.score.output[0],
     output:
-        PATHS.mjd("{llm}", VARIANT, "{transform}"),
+        PATHS.mjd("{llm}", VARIANT, "{estimator}"),
     log:
-        PATHS.log("mjd", "{llm}", f"{VARIANT}-{{transform}}"),
+        PATHS.log("mjd", "{llm}", f"{VARIANT}-{{estimator}}"),
     benchmark:
-        PATHS.benchmark("mjd", "{llm}", f"{VARIANT}-{{transform}}")
+        PATHS.benchmark("mjd", "{llm}", f"{VARIANT}-{{estimator}}")
     conda:
         "../envs/mjd.yaml"
     threads: 1
@@ -57,13 +57,13 @@ rule mjd:
         mem_mb=1000,
         runtime=10,
     params:
-        transform=lambda wildcards: CONFIG.scoring.transforms[
-            wildcards.transform
-        ].model_dump(),
+        transform=lambda wildcards: CONFIG.scoring.estimators[
+            wildcards.estimator
+        ].transform.model_dump(),
         labels=CONFIG.label_entries,
         seed=CONFIG.seed,
     message:
-        "MJD of {wildcards.llm}: {wildcards.source} ({wildcards.transform})"
+        "MJD of {wildcards.llm}: {wildcards.source} ({wildcards.estimator})"
     script:
         "../scripts/mjd.py"
 

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from mjd.analyses.base import Analysis, AnalysisJob
 from mjd.config.analyses import Statistics
 from mjd.distributions import Floats
 from mjd.errors import DataError
@@ -139,7 +140,7 @@ def bias_table(
     Args:
         drops: leave out items some of whose prompts were dropped (`unanswered: drop`); `n` shows it; a
             system without a complete item has no row.
-        systems: one system a scores table, in the order of `scores`; its transform does not matter.
+        systems: one system a scores table, in the order of `scores`; its estimator does not matter.
         scores: schema `scores`; a second table of a system holds all explanation orders of a few items.
     """
     rows = []
@@ -164,3 +165,21 @@ def bias_table(
         rows.append(row)
     table = pd.DataFrame(rows) if rows else pd.DataFrame(columns=schema(len(labels)).names)
     return table.assign(data_set=data_set)
+
+
+class Bias(Analysis):
+    """Variance of the scores by what they depend on: inputs `scores`, and `all_orders` of a few items."""
+
+    def schema(self, labels: LabelSet) -> pa.Schema:
+        return schema(len(labels))
+
+    def run(self, job: AnalysisJob) -> pd.DataFrame:
+        return bias_table(
+            job.systems() + job.systems("all_orders"),
+            job.frames("scores") + job.frames("all_orders"),
+            job.labels,
+            job.statistics,
+            job.params["seed"],
+            job.data_set,
+            job.drops,
+        )

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from mjd.analyses.base import Analysis, AnalysisJob
 from mjd.config.analyses import Statistics
 from mjd.distributions import Floats
 from mjd.errors import DataError
 from mjd.estimators.aggregation import fill_bounds, fully_crossed, softmax
 from mjd.evaluation import statistics as stats
 from mjd.evaluation.metrics import distance_correlation, kl_divergence, total_variation_distance
+from mjd.figures import COLOURS, MARKERS, figure
 from mjd.labels import LabelSet
 from mjd.prompts.templates import explanation_orders
 from mjd.systems import System
@@ -173,3 +176,66 @@ def _row(
         "dcor_to_human": float(np.mean(correlations)),
         "n_draws": len(judged),
     }
+
+
+def plot_convergence(table: pd.DataFrame, titles: Mapping[str, str], paths: Sequence[Path]) -> None:
+    """Error of the MJD against the number of prompts, one line a scorer, with intervals over items.
+
+    Args:
+        table: the table of `schema`.
+        titles: scorer -> title.
+        paths: files to write.
+    """
+    about = "no item is complete"
+    if len(table):
+        about = f"{table['data_set'].iloc[0]}, n = {int(table['n'].max())} items"
+    with figure(paths, f"How many explanation orders are enough?\n{about}") as (_, axes):
+        for index, (scorer, rows) in enumerate(table.groupby("scorer", sort=False)):
+            line = rows[~rows["orders"].isin(("cyclic", "all"))]
+            colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
+            name = titles.get(str(scorer), str(scorer))
+            axes.plot(line["n_prompts"], line["tvd_to_all"], color=colour, marker=marker, label=f"{name}: N orders")
+            low, high = line["tvd_to_all_low"], line["tvd_to_all_high"]
+            axes.fill_between(line["n_prompts"], low, high, color=colour, alpha=0.15, linewidth=0)
+            cyclic = rows[rows["orders"] == "cyclic"]
+            axes.plot(
+                cyclic["n_prompts"],
+                cyclic["tvd_to_all"],
+                color=colour,
+                marker="*",
+                markersize=13,
+                linestyle="none",
+                label=f"{name}: cyclic",
+            )
+            for row in line.itertuples():
+                text = "1 prompt" if row.orders == ONE_PROMPT else str(row.orders)
+                axes.annotate(text, (row.n_prompts, row.tvd_to_all), (5, 5), textcoords="offset points", fontsize=8)
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.set_xlabel("prompts scored an item (labels: explanation orders, each with all option orders)")
+        axes.set_ylabel("total variation distance to the MJD of all orders")
+        axes.legend(frameon=False, fontsize=9)
+
+
+class Convergence(Analysis):
+    """Error of MJDs of some orders against that of all: input `scores` of all orders, one table a scorer."""
+
+    digits = 5
+
+    def schema(self, labels: LabelSet) -> pa.Schema:
+        return schema()
+
+    def run(self, job: AnalysisJob) -> pd.DataFrame:
+        return convergence_table(
+            job.systems(),
+            job.frames("scores"),
+            job.train_items(),
+            job.labels,
+            job.params["temperature"],
+            job.statistics,
+            job.params["seed"],
+            job.data_set,
+        )
+
+    def plot(self, table: pd.DataFrame, job: AnalysisJob, paths: Sequence[Path]) -> None:
+        plot_convergence(table, job.params["titles"], paths)

@@ -11,9 +11,11 @@ import pandas as pd
 import pyarrow as pa
 from scipy.stats import binomtest
 
+from mjd.analyses.base import Analysis, AnalysisJob
 from mjd.config.analyses import Analyses
 from mjd.estimators.aggregation import fill_bounds
-from mjd.estimators.first_token import PromptSettings, item_prompts, top_tokens, warn_of_low_mass
+from mjd.estimators.item_prompts import PromptSettings, item_prompts
+from mjd.estimators.label_mass import top_tokens, warn_of_low_mass
 from mjd.explanations.generation import ask
 from mjd.labels import LabelSet
 from mjd.llm.base import Engine, Generate, Message
@@ -186,3 +188,22 @@ def _share_first_option(scores: pd.DataFrame, labels: LabelSet) -> float:
     shown_first = scores["option_order"].str.split(",").str[0].to_numpy(str)
     first = shown_first[:, None] == np.array(labels.keys)
     return float(np.mean((best & first).sum(axis=1) / best.sum(axis=1)))
+
+
+class FirstTokenAgreement(Analysis):
+    """Trust in first tokens: inputs `scores`, one table a system, and the sampled `answers` of each scorer."""
+
+    def schema(self, labels: LabelSet) -> pa.Schema:
+        return schema()
+
+    def run(self, job: AnalysisJob) -> pd.DataFrame:
+        answers = job.frames("answers")
+        return first_token_table(
+            job.systems(),
+            job.frames("scores"),
+            pd.concat(answers) if answers else pd.DataFrame(columns=answers_schema().names),
+            job.labels,
+            job.params["confidence"],
+            job.data_set,
+            job.params["low_mass"],
+        )

@@ -11,17 +11,21 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from mjd.analyses.base import Analysis, AnalysisJob
 from mjd.classifiers.evaluation import (
     FINETUNING_COUNTS,
     FINETUNING_METRICS,
     OOD_COUNTS,
     OOD_METRICS,
     REFERENCE_METRICS,
+    finetuning_table,
+    ood_table,
     summarise_seeds,
 )
 from mjd.evaluation import statistics as stats
 from mjd.evaluation.comparison import SIGNIFICANCE
 from mjd.io import read_parquet, read_provenance
+from mjd.labels import LabelSet
 from mjd.systems import System
 
 # (name, title), in table order.
@@ -205,3 +209,48 @@ def ood_for_people(table: pd.DataFrame) -> pd.DataFrame:
     """The poster's OOD table: one row a system, for each encoder weighted F1 on each round, then sd and counts."""
     wide = _wide(table, "round", [OOD_SHOWN], named=False)
     return wide.assign(metric=OOD_SHOWN, data_set=table["data_set"].iloc[0])
+
+
+class FineTuningTable(Analysis):
+    """Every classifier on dev and test: `predictions`, `base` classifier and training `history` of each encoder."""
+
+    def schema(self, labels: LabelSet) -> pa.Schema:
+        return finetuning_schema()
+
+    def run(self, job: AnalysisJob) -> pd.DataFrame:
+        items = job.frame("data_items")
+        truncated = [
+            truncated_in_training(base, history, "mnli-ft-lm")
+            for base, history in zip(job.paths("base"), job.paths("history"), strict=True)
+        ]
+        return finetuning(
+            [finetuning_table(predictions, items, job.labels) for predictions in job.frames("predictions")],
+            job.systems(),
+            job.params["encoders"],
+            job.params["confidence"],
+            job.data_set,
+            truncated,
+        )
+
+    def for_people(self, table: pd.DataFrame) -> pd.DataFrame:
+        return finetuning_for_people(table)
+
+
+class OodTable(Analysis):
+    """Every classifier out of distribution: the `ood` rounds, and `predictions` of each encoder."""
+
+    def schema(self, labels: LabelSet) -> pa.Schema:
+        return ood_schema()
+
+    def run(self, job: AnalysisJob) -> pd.DataFrame:
+        rounds = job.frame("ood")
+        return ood(
+            [ood_table(predictions, rounds, job.labels) for predictions in job.frames("predictions")],
+            job.systems(),
+            job.params["encoders"],
+            job.params["confidence"],
+            job.data_set,
+        )
+
+    def for_people(self, table: pd.DataFrame) -> pd.DataFrame:
+        return ood_for_people(table)

@@ -16,7 +16,7 @@ from mjd.config.data import Data, Task
 from mjd.config.explanations import BASE_SOURCES, Explanations
 from mjd.config.llms import Llm
 from mjd.config.prompts import Prompts, check_templates
-from mjd.config.scoring import FittedSoftmax, MainSystems, Norm, Scoring
+from mjd.config.scoring import MainSystems, Scoring
 from mjd.labels import LabelSet
 from mjd.llm.specs import ENGINES
 from mjd.orders import cure, too_many
@@ -116,9 +116,9 @@ class Config(Settings):
         if self.analyses.convergence_source is not None:
             shown = [source for source in self.explanations.sources if source != "none"]
             check_known(self.analyses.convergence_source, shown, "analyses.convergence_source")
-        check_known(self.main_systems.transform, self.scoring.transforms, "main_systems.transform")
-        if isinstance(self.scoring.transforms[self.main_systems.transform], FittedSoftmax):
-            raise ValueError("main_systems.transform is fitted to HJDs, which soft labels must do without")
+        check_known(self.main_systems.estimator, self.scoring.estimators, "main_systems.estimator")
+        if self.scoring.estimators[self.main_systems.estimator].needs_hjds:
+            raise ValueError("main_systems.estimator is fitted to HJDs, which soft labels must do without")
         for key, wanted in (("selection", self.explanations.selections), ("mode", self.scoring.modes)):
             value = getattr(self.main_systems, key)
             if value not in wanted:
@@ -152,12 +152,12 @@ class Config(Settings):
 
     @model_validator(mode="after")
     def _norm_has_logits(self) -> Self:
-        how = self.scoring.transforms.get(self.main_systems.transform)
+        main = self.main_systems.estimator
         for scorer in self.scoring.scorers:
-            if isinstance(how, Norm) and self.llms[scorer].score_kind == "logprob":
+            if self.scoring.estimators[main].needs_logits and self.llms[scorer].score_kind == "logprob":
                 raise ValueError(
-                    f"main_systems.transform {self.main_systems.transform!r} is of kind norm, but {scorer} gives "
-                    "log-probabilities, never positive: use a softmax transform, or vllm.scores: logit"
+                    f"main_systems.estimator {main!r} has the transform norm, but {scorer} gives log-probabilities, "
+                    "never positive: use a softmax transform, or vllm.scores: logit"
                 )
         return self
 

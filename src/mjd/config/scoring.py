@@ -1,11 +1,12 @@
-"""Which prompts are scored, how scores become distributions, and which MJDs classifiers learn from."""
+"""Which prompts are scored, how an LLM's answers become distributions, and which MJDs classifiers learn from."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidatorFunctionWrapHandler, WrapValidator, field_validator
+import yaml
+from pydantic import Field, ValidatorFunctionWrapHandler, WrapValidator, field_validator, model_validator
 
 from mjd.settings import Settings, check, check_distinct, check_fits_paths, check_known
 
@@ -43,8 +44,53 @@ def _by_kind(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
     return _TRANSFORMS[kind].model_validate(value)
 
 
+def _of_transform(transform: Any) -> dict[str, Any]:
+    """An entry of the former `scoring.transforms` as one of `scoring.estimators`."""
+    return {"kind": "first_token", "transform": transform}
+
+
+def _one_line(values: Mapping[str, Any]) -> str:
+    """A mapping as YAML in one line, for errors that say what to write."""
+    return yaml.safe_dump(dict(values), default_flow_style=True, sort_keys=False, width=10_000).strip()
+
+
+class FirstToken(Settings):
+    """MJDs from the scores of the option letters at the first answer position.
+
+    Entries that differ in their transform only share one scores table.
+    """
+
+    kind: Literal["first_token"] = Field("first_token", description="Scores of the letters as the first answer token.")
+    transform: Annotated[Transform, WrapValidator(_by_kind)] = Field(
+        Softmax(), description="From scores to distributions: kind softmax (temperature), norm, or softmax-cv (folds)."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _not_a_transform(cls, values: Any) -> Any:
+        """Entries of the former `scoring.transforms` were transforms."""
+        if isinstance(values, Mapping) and str(values.get("kind")) in _TRANSFORMS:
+            spelling = _one_line(_of_transform(values))
+            raise ValueError(f"{values['kind']} is a kind of transform: write {spelling}")
+        return values
+
+    @property
+    def needs_logits(self) -> bool:
+        """Whether log-probabilities, which are never positive, have no meaning here."""
+        return isinstance(self.transform, Norm)
+
+    @property
+    def needs_hjds(self) -> bool:
+        """Whether something is fitted to the training items' HJDs."""
+        return isinstance(self.transform, FittedSoftmax)
+
+
+# The entry of an estimator; a further kind joins as a member of this union, told apart by `kind`.
+EstimatorEntry = FirstToken
+
+
 class Scoring(Settings):
-    """Which prompts are scored and how scores become distributions."""
+    """Which prompts are scored and how an LLM's answers become distributions."""
 
     scorer: str | list[str] = Field(description="An LLM of the config, or a list of them.")
     modes: list[Literal["implicit", "explicit"]] = Field(["explicit"], min_length=1, description="Prompt modes.")
@@ -60,11 +106,22 @@ class Scoring(Settings):
         description="Most prompts of one item (orders of its explanations times orders of its options): more are "
         "refused before any LLM works.",
     )
-    transforms: dict[str, Annotated[Transform, WrapValidator(_by_kind)]] = Field(
-        {"softmax": Softmax()},
+    estimators: dict[str, EstimatorEntry] = Field(
+        {"softmax": FirstToken()},
         min_length=1,
-        description="Transforms by name: kind softmax (temperature), norm, or softmax-cv (folds).",
+        description="Estimators by name, which is a part of paths: how MJDs are read out of a scorer.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _not_transforms(cls, values: Any) -> Any:
+        """Scoring had a key `transforms` when first tokens were the only estimator."""
+        if isinstance(values, Mapping) and "transforms" in values:
+            given = values["transforms"]
+            entries = given.items() if isinstance(given, Mapping) else ()
+            now = {name: how if how is None else _of_transform(how) for name, how in entries}
+            raise ValueError(f"'transforms' has become 'estimators': replace it by estimators: {_one_line(now)}")
+        return values
 
     @field_validator("scorer", "modes")
     @classmethod
@@ -86,11 +143,11 @@ class Scoring(Settings):
             raise ValueError("must be all, cyclic or a number of at least 1")
         return orders
 
-    @field_validator("transforms")
+    @field_validator("estimators")
     @classmethod
-    def _names_fit_paths(cls, transforms: dict[str, Transform]) -> dict[str, Transform]:
-        check_fits_paths(transforms)
-        return transforms
+    def _names_fit_paths(cls, estimators: dict[str, EstimatorEntry]) -> dict[str, EstimatorEntry]:
+        check_fits_paths(estimators)
+        return estimators
 
     @property
     def scorers(self) -> list[str]:
@@ -102,7 +159,15 @@ class MainSystems(Settings):
 
     selection: Literal["first", "longest"] = Field("first", description="Selection of model explanations.")
     mode: Literal["implicit", "explicit"] = Field("explicit", description="Prompt mode.")
-    transform: str = Field("softmax", description="A name of scoring.transforms.")
+    estimator: str = Field("softmax", description="A name of scoring.estimators.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _not_transform(cls, values: Any) -> Any:
+        """The key's name when first tokens were the only estimator."""
+        if isinstance(values, Mapping) and "transform" in values:
+            raise ValueError(f"'transform' has become 'estimator': replace it by estimator: {values['transform']}")
+        return values
 
 
 def transform_of(values: Mapping[str, Any]) -> Transform:

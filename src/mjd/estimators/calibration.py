@@ -97,7 +97,7 @@ def cross_fitted_judgments(
     if folds < 2:
         raise DataError(
             f"A temperature is fitted on the HJDs of other items, but only {known.sum()} item(s) have one.",
-            "Remove the softmax-cv transform, or give more items with an HJD.",
+            "Remove the estimator with the softmax-cv transform, or give more items with an HJD.",
         )
     random = np.random.default_rng(seed)
     fold = random.integers(folds, size=len(uids))

@@ -35,20 +35,21 @@ SIGNIFICANCE = 0.05
 # Shuffles of the items that show which distance correlations independence gives.
 PERMUTATIONS = 999
 TEMPERATURES = ("temperature", "temperature_least", "temperature_most")
-VARIANT = ("scorer", "generator", "source", "selection", "mode", "transform")
+VARIANT = ("scorer", "generator", "source", "selection", "mode")
 
 
 def schema() -> pa.Schema:
     """Columns of distribution_comparison.parquet: one row a system, each metric with its interval, n items.
 
-    `temperature` is the softmax temperature; where it was fitted, the geometric mean over folds, with the least and the
-    most of them. `dcor_null_95` is the 95 % quantile of the distance correlation with shuffled items, and `dcor_null_p`
-    the permutation p of independence: distance correlations up to about `dcor_null_95` are what independence gives,
-    and their intervals, which do not know this floor, say nothing. `reference` is the slug of "+ human-ex" of the same
-    scorer, mode and transform; `{metric}_difference` the system minus the reference, with its
-    interval, bootstrap p and Holm-adjusted p (family: all tested systems of the table), null without a reference.
+    `transform` is the estimator's name in `scoring.estimators`. `temperature` is the softmax temperature; where it was
+    fitted, the geometric mean over folds, with the least and the most of them. `dcor_null_95` is the 95 % quantile of
+    the distance correlation with shuffled items, and `dcor_null_p` the permutation p of independence: distance
+    correlations up to about `dcor_null_95` are what independence gives, and their intervals, which do not know this
+    floor, say nothing. `reference` is the slug of "+ human-ex" of the same scorer, mode and estimator;
+    `{metric}_difference` the system minus the reference, with its interval, bootstrap p and Holm-adjusted p (family:
+    all tested systems of the table), null without a reference.
     """
-    fields = [pa.field(name, pa.string()) for name in ("slug", "system", *VARIANT)]
+    fields = [pa.field(name, pa.string()) for name in ("slug", "system", *VARIANT, "transform")]
     fields += [pa.field(name, pa.float64()) for name in TEMPERATURES]
     for name in METRICS:
         fields += [pa.field(column, pa.float64()) for column in (name, f"{name}_low", f"{name}_high")]
@@ -161,7 +162,7 @@ def compare(
         [
             {"slug": s.slug, "system": s.title}
             | {name: getattr(s, name) for name in VARIANT}
-            | {"reference": s.reference if s.reference in slugs else None}
+            | {"transform": s.estimator, "reference": s.reference if s.reference in slugs else None}
             for s in systems
         ]
     )

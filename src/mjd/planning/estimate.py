@@ -16,7 +16,7 @@ from mjd.config.prompts import Prompts
 from mjd.config.schema import Config
 from mjd.data.items import train_items
 from mjd.errors import ConfigError
-from mjd.estimators.first_token import PromptSettings, explanations_by_item, first_prompts, item_prompts
+from mjd.estimators.item_prompts import PromptSettings, explanations_by_item, first_prompts, item_prompts
 from mjd.explanations.generation import explain_requests
 from mjd.explanations.selection import candidates, select, wanted_labels
 from mjd.labels import LabelSet

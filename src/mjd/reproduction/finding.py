@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from mjd.analyses.base import Analysis, AnalysisJob
 from mjd.config.analyses import Statistics
 from mjd.distributions import Floats
 from mjd.evaluation import statistics as stats
@@ -192,3 +193,22 @@ def lines(table: pd.DataFrame) -> list[str]:
             note = f" ({row['note']})" if pd.notna(row.get("note")) else ""
             found.append(f"{who}: {row['claim']}, {row['metric']}: {interval}: {row['verdict']}{note}")
     return found
+
+
+class Finding(Analysis):
+    """The paper's finding, from the `distributions` of the main MJD systems."""
+
+    def schema(self, labels: LabelSet) -> pa.Schema:
+        return schema()
+
+    def run(self, job: AnalysisJob) -> pd.DataFrame:
+        return finding_table(
+            job.train_items(),
+            cases(job.systems(), job.params["label_guided"]),
+            job.distributions(),
+            job.labels,
+            job.statistics,
+            job.params["seed"],
+            job.data_set,
+            job.drops,
+        )

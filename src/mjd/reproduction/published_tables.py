@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 
 from mjd import registry
 from mjd.config.schema import Config
-from mjd.config.scoring import Softmax
+from mjd.config.scoring import FirstToken, Softmax
 from mjd.settings import Settings, check
 from mjd.systems import PUBLISHED, System, mjd_systems
 from mjd.yaml_files import read_yaml
@@ -79,7 +79,7 @@ class Variant(Settings):
     selection: Literal["first", "longest"] = Field(description="Selection of model explanations.")
     mode: Literal["implicit", "explicit"] = Field(description="Prompt mode.")
     orders: Literal["all", "cyclic"] | int = Field(description="Explanation orders scored.")
-    transform: Softmax = Field(description="From scores to distributions.")
+    transform: Softmax = Field(description="The transform of its estimator, which is first_token.")
 
 
 class Reading(Settings):
@@ -153,7 +153,7 @@ def _is_row(config: Config, variant: Variant, row: PublishedRow, system: System)
         and system.selection in (variant.selection, "all")
         and system.mode in (variant.mode, "plain")
         and config.scoring.orders == variant.orders
-        and config.scoring.transforms[str(system.transform)] == variant.transform
+        and config.scoring.estimators[str(system.estimator)] == FirstToken(transform=variant.transform)
     )
 
 

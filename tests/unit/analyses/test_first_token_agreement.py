@@ -16,7 +16,8 @@ from mjd.analyses.first_token_agreement import (
 )
 from mjd.config.analyses import Analyses
 from mjd.config.files import read_config
-from mjd.estimators.first_token import PromptSettings, ScoreChunks, score_items
+from mjd.estimators.first_token import ScoreChunks, score_items
+from mjd.estimators.item_prompts import PromptSettings
 from mjd.io import to_table
 from mjd.labels import label_set
 from mjd.llm.fake import FakeEngine

@@ -8,6 +8,7 @@ from mjd.config.classifiers import Encoder
 from mjd.config.files import load_config, read_config
 from mjd.config.llms import Llm, OpenAi
 from mjd.config.schema import Config
+from mjd.config.scoring import FirstToken, Softmax
 from mjd.errors import ConfigError
 from mjd.llm.specs import ENGINES, EngineSpec
 from mjd.prompts.templates import score_prompts
@@ -69,12 +70,12 @@ def test_missing_key_is_named() -> None:
         ("explanations", {"generator": "published/llama4"}, "did you mean 'published/llama3'"),
         ("explanations", {"generator": "published/llama3"}, "fits data.items.loader mjd-estimator only"),
         ("explanations", {"sources": ["none", "chaos-lg"]}, "explanations.sources names 'chaos-lg'"),
-        ("main_systems", {"transform": "norm"}, "main_systems.transform names 'norm'"),
+        ("main_systems", {"estimator": "norm"}, "main_systems.estimator names 'norm'"),
         ("main_systems", {"mode": "implicit"}, "main_systems.mode is 'implicit', which is not computed"),
         (
             "scoring",
-            {"transforms": {"cv(5)": {"kind": "norm"}}},
-            r"scoring\.transforms': name 'cv\(5\)' must be lower-case",
+            {"estimators": {"cv(5)": {"transform": {"kind": "norm"}}}},
+            r"scoring\.estimators': name 'cv\(5\)' must be lower-case",
         ),
         ("task", {"label_counts": {"SNLI": COUNTS}}, r"task\.label_counts': name 'SNLI' must be lower-case letters"),
         ("task", {"label_counts": {"uniform": COUNTS}}, "name 'uniform' is taken by a distribution"),
@@ -92,11 +93,20 @@ def test_missing_key_is_named() -> None:
         ("task", {"labels": [{"key": False, "name": "no"}]}, r"key 'task\.labels\.0\.key': False is no text, quote it"),
         (
             "scoring",
-            {"transforms": {"softmax-t1": {"kind": "softmax", "temprature": 1}}},
-            r"^configuration: unknown key 'scoring\.transforms\.softmax-t1\.temprature' "
+            {"estimators": {"softmax-t1": {"transform": {"kind": "softmax", "temprature": 1}}}},
+            r"^configuration: unknown key 'scoring\.estimators\.softmax-t1\.transform\.temprature' "
             r"\(did you mean 'temperature'\?\)\. See",
         ),
-        ("scoring", {"transforms": {"softmax-t1": {"kind": "sofmax"}}}, r"kind names 'sofmax'.*did you mean 'softmax'"),
+        (
+            "scoring",
+            {"estimators": {"softmax-t1": {"transform": {"kind": "sofmax"}}}},
+            r"kind names 'sofmax'.*did you mean 'softmax'",
+        ),
+        (
+            "scoring",
+            {"estimators": {"t1": {"kind": "softmax", "temperature": 1}}},
+            r"is a kind of transform: write \{kind: first_token, transform: \{kind: softmax, temperature: 1\}\}",
+        ),
         (
             "task",
             {"text_fields": ["uid", "premise"]},
@@ -206,10 +216,32 @@ def test_a_budget_needs_prices() -> None:
 
 def test_main_systems_cannot_be_norm_of_log_probabilities() -> None:
     config = {**values(), "llms": {"smollm2": API}}
-    config["scoring"] = config["scoring"] | {"transforms": {"norm": {"kind": "norm"}}}
-    config["main_systems"] = config["main_systems"] | {"transform": "norm"}
+    config["scoring"] = config["scoring"] | {"estimators": {"norm": {"transform": {"kind": "norm"}}}}
+    config["main_systems"] = config["main_systems"] | {"estimator": "norm"}
     with pytest.raises(ConfigError, match="gives log-probabilities, never positive"):
         load_config(config)
+
+
+def test_scoring_transforms_of_earlier_versions_are_refused_with_the_new_spelling() -> None:
+    config = values()
+    config["scoring"]["transforms"] = {
+        "t1": {"kind": "softmax", "temperature": 1},
+        "norm": {"kind": "norm"},
+        "cv": None,
+    }
+    config["main_systems"] = {"transform": "t1"}
+    with pytest.raises(ConfigError) as caught:
+        load_config(config)
+    message = str(caught.value)
+    assert "key 'scoring': 'transforms' has become 'estimators': replace it by estimators: " in message
+    assert "key 'main_systems': 'transform' has become 'estimator': replace it by estimator: t1" in message
+    spelling = message.partition("replace it by ")[2].partition("; key ")[0]
+    del config["scoring"]["transforms"]
+    given = yaml.safe_load(spelling)["estimators"]
+    assert given["cv"] is None  # takes out what the file below has
+    config["scoring"]["estimators"] = {name: entry for name, entry in given.items() if entry}
+    config["main_systems"] = {"estimator": "t1"}
+    assert load_config(config).scoring.estimators["t1"] == FirstToken(transform=Softmax(temperature=1))
 
 
 def test_speed_prices_and_connection_decide_no_number() -> None:
@@ -255,10 +287,10 @@ def test_engine_with_log_probabilities_needs_one_entry_alone(monkeypatch: pytest
     monkeypatch.setitem(ENGINES, "mine", spec)
     config = values()
     config["llms"] = {"smollm2": llm(engine="mine", model="gpt-4o")}
-    config["scoring"]["transforms"] = {**config["scoring"]["transforms"], "norm": {"kind": "norm"}}
+    config["scoring"]["estimators"] = {**config["scoring"]["estimators"], "norm": {"transform": {"kind": "norm"}}}
     loaded = load_config(config)
     assert loaded.llms["smollm2"].score_kind == "logprob"
-    assert not [system for system in mjd_systems(loaded) if system.transform == "norm"]
+    assert not [system for system in mjd_systems(loaded) if system.estimator == "norm"]
     assert loaded.llms["smollm2"].deciding().keys() == {"engine", "dtype", "chat_template", "letter_tokens"}
     with pytest.raises(ConfigError, match="is no API model: it does not fit engine mine"):
         load_config({**config, "llms": {"smollm2": llm(engine="mine")}})
@@ -368,8 +400,12 @@ def test_rounds_that_share_a_column_of_tables_are_refused(rounds: list[str], mes
         ("budget_usd", float("nan"), "key 'budget_usd': .*finite"),
         ("finetuning.learning_rate", float("inf"), r"key 'finetuning\.learning_rate': .*finite"),
         ("finetuning.epochs", True, r"key 'finetuning\.epochs': true is no number"),
-        ("scoring.transforms.softmax.temperature", float("nan"), r"softmax\.temperature': .*finite"),
-        ("scoring.transforms.softmax.temperature", "inf", r"softmax\.temperature': .*finite"),
+        (
+            "scoring.estimators.softmax.transform.temperature",
+            float("nan"),
+            r"softmax\.transform\.temperature': .*finite",
+        ),
+        ("scoring.estimators.softmax.transform.temperature", "inf", r"softmax\.transform\.temperature': .*finite"),
         ("scoring.orders", 2.5, r"key 'scoring\.orders': must be all, cyclic or a number"),
         ("data.pairs.limit", True, r"key 'data\.pairs\.limit': true is no number"),
         ("data.synthetic", 1, r"key 'data\.synthetic': 1 is neither true nor false"),

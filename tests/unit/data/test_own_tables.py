@@ -31,7 +31,7 @@ from mjd.config.explanations import Sampling
 from mjd.config.files import read_config
 from mjd.data.loaders import load_items, load_pairs
 from mjd.errors import DataError
-from mjd.estimators.first_token import PromptSettings, item_prompts
+from mjd.estimators.item_prompts import PromptSettings, item_prompts
 from mjd.explanations.generation import explain_requests
 from mjd.io import read_parquet, write_parquet
 from mjd.settings import check

@@ -93,7 +93,9 @@ def test_fewer_items_than_folds_make_a_fold_each() -> None:
 
 def test_one_item_cannot_be_fitted() -> None:
     scores, items = tables(1, 1.0)
-    with pytest.raises(DataError, match=r"only 1 item\(s\) have one\. Remove the softmax-cv transform"):
+    with pytest.raises(
+        DataError, match=r"only 1 item\(s\) have one\. Remove the estimator with the softmax-cv transform"
+    ):
         cross_fitted_judgments(scores, items, FOLDS, LABELS, seed=1)
 
 

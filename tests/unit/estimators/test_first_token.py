@@ -20,7 +20,9 @@ from mjd.config.scoring import Softmax
 from mjd.errors import DataError, ModelError
 from mjd.estimators import first_token as scoring
 from mjd.estimators.aggregation import model_judgments
-from mjd.estimators.first_token import Known, PromptSettings, ScoreChunks, StoredScores, item_prompts, score_items
+from mjd.estimators.base import FIRST_ANSWERS
+from mjd.estimators.first_token import Known, ScoreChunks, StoredScores, score_items
+from mjd.estimators.item_prompts import PromptSettings, item_prompts
 from mjd.explanations.generation import generate_answers
 from mjd.io import read_parquet, to_table, write_parquet
 from mjd.labels import label_set
@@ -167,7 +169,7 @@ def test_scorer_that_reasons_first_is_refused_after_its_first_scores(tmp_path: P
             ModelError, match=r"fake-model reasons before it answers.*'<think>'.*enable_thinking: false"
         ):
             score_items(engine, ITEMS, SHOWN, settings(), ScoreChunks(tmp_path), Tally())
-    assert engine.asked == 2 * scoring.FIRST_SCORES
+    assert engine.asked == 2 * FIRST_ANSWERS
 
 
 def test_few_prompts_of_a_scorer_that_reasons_first_are_refused_too(tmp_path: Path) -> None:

@@ -21,7 +21,8 @@ from mjd.config.llms import Llm, Prices
 from mjd.config.scoring import Softmax
 from mjd.errors import DataError, ModelError
 from mjd.estimators.aggregation import model_judgments
-from mjd.estimators.first_token import PromptSettings, ScoreChunks, StoredScores, score_items
+from mjd.estimators.first_token import ScoreChunks, StoredScores, score_items
+from mjd.estimators.item_prompts import PromptSettings
 from mjd.evaluation.comparison import compare
 from mjd.explanations.generation import generate_answers
 from mjd.explanations.selection import candidates, select
@@ -34,7 +35,6 @@ from mjd.llm.store.ledger import Ledger
 from mjd.llm.store.replies import Store
 from mjd.llm.unanswered import UnansweredPrompts
 from mjd.llm.usage import Tally
-from mjd.report.figures import plot_convergence
 from mjd.systems import System
 from tests.openai.injecting_proxy import InjectingProxy
 from tests.unit.llm.openai.test_engine import Site, completion
@@ -274,7 +274,7 @@ def test_tables_without_a_complete_item_are_empty(gapped: pd.DataFrame, tmp_path
     assert bias.bias_table(systems, [none], LABELS, how, 1, "toy", drops=True).empty
     table = convergence.convergence_table(systems, [none], items, LABELS, 1.0, how, 1, "toy")
     assert table.empty
-    plot_convergence(table, {}, [tmp_path / "empty.svg"])
+    convergence.plot_convergence(table, {}, [tmp_path / "empty.svg"])
     write_parquet(table, tmp_path / "empty.parquet", convergence.schema())
 
 

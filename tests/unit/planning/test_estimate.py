@@ -13,7 +13,7 @@ from mjd.config.files import load_config
 from mjd.config.schema import Config
 from mjd.data.items import train_items
 from mjd.data.loaders import load_items
-from mjd.estimators.first_token import PromptSettings, item_prompts
+from mjd.estimators.item_prompts import PromptSettings, item_prompts
 from mjd.llm.base import Generate, Score, Usage, request_key
 from mjd.llm.openai.engine import engine_info
 from mjd.llm.store.ledger import Ledger

@@ -70,7 +70,7 @@ def test_published_explanations_come_before_new_ones() -> None:
     "changes",
     [
         {"scoring": {"orders": 1}},
-        {"scoring": {"transforms": {"softmax": {"kind": "softmax", "temperature": 1}}}},
+        {"scoring": {"estimators": {"softmax": {"transform": {"kind": "softmax", "temperature": 1}}}}},
         {"explanations": {"selections": ["longest"]}, "main_systems": {"selection": "longest"}},
         {"scoring": {"modes": ["implicit"]}, "main_systems": {"mode": "implicit"}},
     ],
