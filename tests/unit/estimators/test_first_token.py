@@ -340,5 +340,5 @@ def test_scores_mjds_and_biases_do_not_depend_on_the_keys_of_labels(tmp_path: Pa
         found.append((read[labels.columns("score")].to_numpy(), mjd[labels.columns("p")].to_numpy(), bias))
     np.testing.assert_array_equal(found[0][0], found[1][0])
     np.testing.assert_array_equal(found[0][1], found[1][1])
-    p_options = [column for column in found[0][2] if column.startswith("p_option")]
+    p_options = [column for column in found[0][2] if str(column).startswith("p_option")]
     np.testing.assert_allclose(found[0][2][p_options].astype(float), found[1][2][p_options].astype(float))
