@@ -22,13 +22,13 @@ from ways import alone, peak_memory
 
 from mjd.config.llms import Llm
 from mjd.io import provenance, write_parquet
-from mjd.llm.base import Generate, Generated
+from mjd.llm.base import Generated, GenerateRequest
 from mjd.llm.transformers.engine import TransformersEngine
 from mjd.logs import Progress
 from mjd.prompts.templates import explain_prompt
 
 
-def answers(model: str, settings: Llm, requests: list[Generate]) -> tuple[float, int, list[Generated]]:
+def answers(model: str, settings: Llm, requests: list[GenerateRequest]) -> tuple[float, int, list[Generated]]:
     """Seconds, peak resident memory in bytes, and the answers."""
     engine = TransformersEngine(model, settings, model)
     list(engine.generate(requests[:2]))  # the engine checks itself before its first use
@@ -55,7 +55,9 @@ def main() -> None:
     config, items, _ = read_items(arguments.config, arguments.downloads)
     fields = config.task.text_fields
     requests = [
-        Generate(explain_prompt(config.prompts, {name: str(item[name]) for name in fields}, label), arguments.tokens)
+        GenerateRequest(
+            explain_prompt(config.prompts, {name: str(item[name]) for name in fields}, label), arguments.tokens
+        )
         for item in items.head(arguments.items).to_dict("records")
         for label in config.labels
     ]

@@ -40,7 +40,7 @@ from ways import (
 from mjd.backends import onednn
 from mjd.config.schema import Config
 from mjd.io import provenance, write_parquet
-from mjd.llm.base import Score
+from mjd.llm.base import ScoreRequest
 from mjd.llm.chat.tokens import ChatTokenizer
 from mjd.llm.transformers.tree import forest
 from mjd.prompts.templates import ScorePrompt
@@ -62,7 +62,7 @@ MOST_EXPLANATIONS = 5
 def work_of(model: str, config: Config, prompts: list[tuple[str, list[ScorePrompt]]]) -> Work:
     """Prompts as token ids and requests."""
     tokens = ChatTokenizer(model, "auto", model)
-    requests = [[Score(one.messages, config.labels.letters) for one in of_item] for _, of_item in prompts]
+    requests = [[ScoreRequest(one.messages, config.labels.letters) for one in of_item] for _, of_item in prompts]
     texts = [[tokens.render(request.messages) for request in of_item] for of_item in requests]
     letters = tokens.letter_ids(config.labels.letters, texts[0][0])
     pad = tokens.tokenizer.pad_token_id

@@ -21,7 +21,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from mjd.config.llms import Llm
-from mjd.llm.base import Score
+from mjd.llm.base import ScoreRequest
 from mjd.llm.transformers.engine import TransformersEngine
 from mjd.llm.transformers.plain import left_padded
 from mjd.logs import Progress
@@ -49,7 +49,7 @@ class Work:
 
     model: str
     items: list[list[list[int]]]
-    requests: list[list[Score]]
+    requests: list[list[ScoreRequest]]
     letters: list[int]
     pad_id: int
     end_ids: list[int]

@@ -15,7 +15,7 @@ from mjd.config.schema import Config
 from mjd.data.items import train_items
 from mjd.data.loaders import load_items
 from mjd.estimators.item_prompts import PromptSettings, item_prompts
-from mjd.llm.base import Generate, Score
+from mjd.llm.base import GenerateRequest, ScoreRequest
 from mjd.runtime.threads import thread_environment
 from tests.workflow.conftest import ROOT, run_snakemake
 
@@ -65,7 +65,7 @@ def vllm_python() -> str:
 
 
 @pytest.fixture(scope="session")
-def score_requests(sample: Config) -> list[Score]:
+def score_requests(sample: Config) -> list[ScoreRequest]:
     """Every prompt of the first items with their human explanations in listed order, and without explanations."""
     items, explanations = load_items(sample.data.items, sample.task, {}, limit=N_ITEMS)
     fields = tuple(sample.task.text_fields)
@@ -75,13 +75,13 @@ def score_requests(sample: Config) -> list[Score]:
         *item_prompts(train_items(items), explanations, shown),
         *item_prompts(train_items(items), None, plain),
     ]
-    return [Score(prompt.messages, sample.labels.letters) for _, prompts in both for prompt in prompts]
+    return [ScoreRequest(prompt.messages, sample.labels.letters) for _, prompts in both for prompt in prompts]
 
 
 @pytest.fixture(scope="session")
-def generate_requests(score_requests: list[Score]) -> list[Generate]:
+def generate_requests(score_requests: list[ScoreRequest]) -> list[GenerateRequest]:
     """Two short greedy answers."""
-    return [Generate(request.messages, max_new_tokens=12) for request in score_requests[:12:6]]
+    return [GenerateRequest(request.messages, max_new_tokens=12) for request in score_requests[:12:6]]
 
 
 @pytest.fixture(scope="session")

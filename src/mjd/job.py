@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from mjd.llm.chat.tokens import ChatTokenizer
     from mjd.llm.store.replies import Store
     from mjd.llm.unanswered import UnansweredPrompts
-    from mjd.llm.usage import Tally
+    from mjd.llm.usage import UsageTracker
 
 log = logging.getLogger("mjd")
 
@@ -59,7 +59,9 @@ def job(snakemake: Any) -> Iterator[None]:
             sys.exit(1)
 
 
-def provenance(snakemake: Any, engine: Engine | None = None, tally: Tally | None = None, **more: Any) -> dict[str, Any]:
+def provenance(
+    snakemake: Any, engine: Engine | None = None, tracker: UsageTracker | None = None, **more: Any
+) -> dict[str, Any]:
     """Provenance of a job's outputs: the package's, the rule, its seed and params hash, the engine's, and `more`."""
     params: Mapping[str, Any] = dict(snakemake.params.items())
     seed = params.get("seed")
@@ -68,14 +70,13 @@ def provenance(snakemake: Any, engine: Engine | None = None, tally: Tally | None
         base["seed"] = seed
     if engine is not None:
         base |= engine.info.provenance() | engine.report()
-    if tally is not None:
-        base["usage"] = tally.provenance()
+    if tracker is not None:
+        base["usage"] = tracker.provenance()
     return base | more
 
 
-@functools.cache
 def config_of(snakemake: Any) -> Config:
-    """The run's configuration, every setting as it was when the run started; parsed once a job."""
+    """The run's configuration: every setting as it was when the run started."""
     return load_config(snakemake.config)
 
 
@@ -96,7 +97,7 @@ def engine_of(snakemake: Any, store: Store) -> Iterator[Engine]:
     The rule's params hold what decides the LLM's numbers. Everything else (speed, connection, prices, budget) comes
     from the configuration, so that changing it runs no finished job again.
     """
-    from mjd.llm.base import Workplace
+    from mjd.llm.base import EngineResources
     from mjd.llm.engines import build_engine
     from mjd.llm.store.ledger import Ledger
     from mjd.llm.store.replies import one_at_a_time
@@ -115,8 +116,8 @@ def engine_of(snakemake: Any, store: Store) -> Iterator[Engine]:
     is_paid = settings.spec.is_paid
     with nullcontext() if is_paid else only_process(lock, f"work on {output}"):
         take_gpus(settings.resources.gpu, settings.device, f"llms.{snakemake.wildcards.llm}")
-        workplace = Workplace(snakemake.threads, ledger, token_counter(config, settings.model))
-        engine = build_engine(settings, snakemake.input.get("model") or "", identity, workplace)
+        resources = EngineResources(snakemake.threads, ledger, token_counter(config, settings.model))
+        engine = build_engine(settings, snakemake.input.get("model") or "", identity, resources)
         try:
             if is_paid:
                 store.check_writable()

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mjd.config.llms import Llm, Prices
-from mjd.llm.base import Engine, Score, Scored, Unanswered, Workplace
+from mjd.llm.base import Engine, EngineResources, Scored, ScoreRequest, Unanswered
 from mjd.llm.openai.engine import OpenAiEngine
 from mjd.llm.store.ledger import Ledger
 from mjd.llm.store.replies import Store
@@ -56,18 +56,18 @@ def engine_at(store: Store, key: str) -> EngineAt:
     def build(url: str, prices: Prices | None = None, budget: float | None = None, **settings: Any) -> OpenAiEngine:
         values = {"base_url": url, "api_key_env": KEY_VARIABLE, "max_wait": 1, "concurrency": 8, **settings}
         llm = Llm(title="SmolLM2", model="served", engine="openai", openai=values)
-        return OpenAiEngine("", llm, IDENTITY, Workplace(ledger=Ledger(store, IDENTITY, prices, budget)))
+        return OpenAiEngine("", llm, IDENTITY, EngineResources(ledger=Ledger(store, IDENTITY, prices, budget)))
 
     return build
 
 
 @pytest.fixture(scope="session")
-def expected(smollm2: Path, local: Llm, identity: str, score_requests: list[Score]) -> list[Scored | Unanswered]:
+def expected(smollm2: Path, local: Llm, identity: str, score_requests: list[ScoreRequest]) -> list[Scored | Unanswered]:
     """Scores of the Transformers engine: logits."""
     return scored(TransformersEngine(smollm2, local, identity), score_requests)
 
 
-def scored(engine: Engine, requests: list[Score]) -> list[Scored | Unanswered]:
+def scored(engine: Engine, requests: list[ScoreRequest]) -> list[Scored | Unanswered]:
     """Scores in the order of the requests."""
     found = dict(engine.score(requests))
     return [found[i] for i in range(len(requests))]

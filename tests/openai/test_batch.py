@@ -15,7 +15,7 @@ import pytest
 
 from mjd.config.llms import Llm, Prices
 from mjd.errors import BudgetError, ModelError
-from mjd.llm.base import Score, Scored, Unanswered, Workplace
+from mjd.llm.base import EngineResources, Scored, ScoreRequest, Unanswered
 from mjd.llm.openai.engine import OpenAiEngine
 from mjd.llm.store.ledger import Ledger
 from mjd.llm.store.replies import Store
@@ -36,20 +36,20 @@ def batch_server(server: VllmServer) -> Iterator[BatchServer]:
 
 
 @pytest.fixture
-def asked(score_requests: list[Score]) -> list[Score]:
+def asked(score_requests: list[ScoreRequest]) -> list[ScoreRequest]:
     return score_requests[:N]
 
 
 @pytest.fixture(scope="session")
 def straight(
-    server: VllmServer, key: str, score_requests: list[Score], tmp_path_factory: pytest.TempPathFactory
+    server: VllmServer, key: str, score_requests: list[ScoreRequest], tmp_path_factory: pytest.TempPathFactory
 ) -> Any:
     """Scores of the same requests without the Batch API."""
     llm = Llm(
         title="SmolLM2", model="served", engine="openai", openai={"base_url": server.url, "api_key_env": KEY_VARIABLE}
     )
     with Store(tmp_path_factory.mktemp("straight") / "answers.sqlite") as store:
-        engine = OpenAiEngine("", llm, IDENTITY, Workplace(ledger=Ledger(store, IDENTITY, PRICES, None)))
+        engine = OpenAiEngine("", llm, IDENTITY, EngineResources(ledger=Ledger(store, IDENTITY, PRICES, None)))
         return scored(engine, score_requests[:N]), engine.ledger.usd
 
 
@@ -58,7 +58,7 @@ def same(found: list[Scored], wanted: list[Scored]) -> bool:
 
 
 def test_scores_are_the_same_at_half_the_price(
-    batch_server: BatchServer, engine_at: EngineAt, asked: list[Score], straight: tuple[list[Scored], float]
+    batch_server: BatchServer, engine_at: EngineAt, asked: list[ScoreRequest], straight: tuple[list[Scored], float]
 ) -> None:
     engine = engine_at(batch_server.url, PRICES, batch_size=4, **BATCH)
     found = scored(engine, asked)
@@ -69,7 +69,7 @@ def test_scores_are_the_same_at_half_the_price(
 
 
 def test_a_failed_line_is_reported_and_the_others_are_kept(
-    batch_server: BatchServer, engine_at: EngineAt, asked: list[Score]
+    batch_server: BatchServer, engine_at: EngineAt, asked: list[ScoreRequest]
 ) -> None:
     batch_server.fails = asked[2].messages[-1].content[-30:].splitlines()[-1]
     n_bad = sum(batch_server.fails in request.messages[-1].content for request in asked[1:])  # the first is the probe
@@ -81,7 +81,7 @@ def test_a_failed_line_is_reported_and_the_others_are_kept(
 
 
 def test_a_batch_whose_creation_was_not_confirmed_is_found_again(
-    batch_server: BatchServer, server: VllmServer, engine_at: EngineAt, asked: list[Score]
+    batch_server: BatchServer, server: VllmServer, engine_at: EngineAt, asked: list[ScoreRequest]
 ) -> None:
     batch_server.drops_next_creation = True
     before = server.answered()
@@ -91,18 +91,23 @@ def test_a_batch_whose_creation_was_not_confirmed_is_found_again(
     assert (len(batch_server.batches), server.answered() - before) == (1, N)
 
 
-def send_and_wait(path: Path, url: str, asked: list[Score]) -> None:
+def send_and_wait(path: Path, url: str, asked: list[ScoreRequest]) -> None:
     """A job that waits for its batch."""
     llm = Llm(
         title="SmolLM2", model="served", engine="openai", openai={"base_url": url, "api_key_env": KEY_VARIABLE, **BATCH}
     )
     with Store(path) as store:
-        engine = OpenAiEngine("", llm, IDENTITY, Workplace(ledger=Ledger(store, IDENTITY, None, None)))
+        engine = OpenAiEngine("", llm, IDENTITY, EngineResources(ledger=Ledger(store, IDENTITY, None, None)))
         scored(engine, asked)
 
 
 def test_a_killed_jobs_batch_is_taken_up(
-    batch_server: BatchServer, server: VllmServer, tmp_path: Path, key: str, engine_at: EngineAt, asked: list[Score]
+    batch_server: BatchServer,
+    server: VllmServer,
+    tmp_path: Path,
+    key: str,
+    engine_at: EngineAt,
+    asked: list[ScoreRequest],
 ) -> None:
     batch_server.holds, before = True, server.answered()
     path = tmp_path / "answers.sqlite"
@@ -127,7 +132,7 @@ def _count(path: Path, query: str) -> int:
 
 
 def test_a_batch_beyond_the_budget_is_not_sent(
-    batch_server: BatchServer, engine_at: EngineAt, asked: list[Score]
+    batch_server: BatchServer, engine_at: EngineAt, asked: list[ScoreRequest]
 ) -> None:
     with pytest.raises(BudgetError, match="could be crossed"):
         scored(engine_at(batch_server.url, PRICES, 1e-6, **BATCH), asked)

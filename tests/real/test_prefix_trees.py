@@ -16,7 +16,7 @@ from mjd.config.schema import Config
 from mjd.data.loaders import load_items
 from mjd.data.models import fetch_model
 from mjd.estimators.item_prompts import PromptSettings, item_prompts
-from mjd.llm.base import Score
+from mjd.llm.base import ScoreRequest
 from mjd.llm.transformers.engine import TransformersEngine
 from tests.real.conftest import ROOT, SourceDirectory
 
@@ -36,7 +36,7 @@ def model_directory(public_config: Config) -> Path:
 
 
 @pytest.fixture(scope="module")
-def requests(source: SourceDirectory, public_config: Config) -> list[Score]:
+def requests(source: SourceDirectory, public_config: Config) -> list[ScoreRequest]:
     """Two items with all option orders of two explanation orders."""
     config = public_config
     loader = config.data.items.loader
@@ -44,11 +44,11 @@ def requests(source: SourceDirectory, public_config: Config) -> list[Score]:
     settings = PromptSettings(config.prompts, config.labels, tuple(config.task.text_fields), "explicit", 2, 1)
     chosen: pd.DataFrame = items[items["split"] == "train"].head(2)
     prompts = [one for _, of_item in item_prompts(chosen, human, settings) for one in of_item]
-    return [Score(one.messages, config.labels.letters) for one in prompts]
+    return [ScoreRequest(one.messages, config.labels.letters) for one in prompts]
 
 
 def test_scores_equal_one_prompt_at_a_time(
-    model_directory: Path, requests: list[Score], caplog: pytest.LogCaptureFixture
+    model_directory: Path, requests: list[ScoreRequest], caplog: pytest.LogCaptureFixture
 ) -> None:
     settings = Llm(title="SmolLM2", model=MODEL, device="cpu", tokens_per_pass=700)
     engine = TransformersEngine(model_directory, settings, MODEL)

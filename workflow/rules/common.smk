@@ -46,7 +46,7 @@ def engine_params(llm):
     """What decides an LLM's numbers; a job reads its speed, connection and prices from the configuration."""
     entry = CONFIG.llm_settings(llm)
     return {
-        "settings": entry.deciding(),
+        "settings": entry.result_settings(),
         "identity": CONFIG.model_entry(entry.model).identity,
     }
 
@@ -71,7 +71,7 @@ def encoder_params(wildcards):
     """What decides an encoder's numbers; a job reads the rest from the configuration."""
     entry = CONFIG.encoders[wildcards.encoder]
     return {
-        "settings": entry.deciding(),
+        "settings": entry.result_settings(),
         "identity": CONFIG.model_entry(entry.model).identity,
     }
 

@@ -7,12 +7,12 @@ from mjd.explanations.generation import generate_answers
 from mjd.io import read_parquet, write_parquet
 from mjd.job import engine_of, job, labels_of, provenance, unanswered_prompts
 from mjd.llm.store.replies import Store
-from mjd.llm.usage import Tally
+from mjd.llm.usage import UsageTracker
 from mjd.prompts.templates import prompts_from
 from mjd.settings import check
 
 with job(snakemake), Store(snakemake.params.store) as store, engine_of(snakemake, store) as engine:
-    tally, unanswered = Tally(), unanswered_prompts(snakemake)
+    tracker, unanswered = UsageTracker(), unanswered_prompts(snakemake)
     answers = generate_answers(
         engine,
         train_items(read_parquet(snakemake.input.data_items)),
@@ -22,9 +22,9 @@ with job(snakemake), Store(snakemake.params.store) as store, engine_of(snakemake
         check(Sampling, snakemake.params.sampling, "sampling"),
         snakemake.params.seed,
         store,
-        tally,
+        tracker,
         what=f"explanations by {snakemake.wildcards.llm}",
         unanswered=unanswered,
     )
-    about = provenance(snakemake, engine=engine, tally=tally, **unanswered.provenance())
+    about = provenance(snakemake, engine=engine, tracker=tracker, **unanswered.provenance())
     write_parquet(answers, snakemake.output[0], schemas.answers(), about)

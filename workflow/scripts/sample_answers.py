@@ -7,7 +7,7 @@ from mjd.estimators.item_prompts import PromptSettings
 from mjd.io import read_parquet, write_parquet
 from mjd.job import config_of, engine_of, job, labels_of, provenance, unanswered_prompts
 from mjd.llm.store.replies import Store
-from mjd.llm.usage import Tally
+from mjd.llm.usage import UsageTracker
 from mjd.paths import Paths
 from mjd.prompts.templates import prompts_from
 from mjd.settings import check
@@ -33,7 +33,7 @@ with job(snakemake), Store(snakemake.params.store) as store:
         )
         for system in decode(params.systems)
     ]
-    tally, unanswered = Tally(), unanswered_prompts(snakemake)
+    tracker, unanswered = UsageTracker(), unanswered_prompts(snakemake)
     with engine_of(snakemake, store) as engine:
         answers = first_token.sample_answers(
             engine,
@@ -42,8 +42,8 @@ with job(snakemake), Store(snakemake.params.store) as store:
             check(Analyses, params.analyses, "analyses"),
             params.seed,
             store,
-            tally,
+            tracker,
             unanswered,
         )
-    about = provenance(snakemake, engine=engine, tally=tally, **unanswered.provenance())
+    about = provenance(snakemake, engine=engine, tracker=tracker, **unanswered.provenance())
     write_parquet(answers, snakemake.output[0], first_token.answers_schema(), about)

@@ -18,11 +18,11 @@ from mjd.estimators.item_prompts import PromptSettings, item_prompts
 from mjd.estimators.label_mass import top_tokens, warn_of_low_mass
 from mjd.explanations.generation import ask
 from mjd.labels import LabelSet
-from mjd.llm.base import Engine, Generate, Message
+from mjd.llm.base import Engine, GenerateRequest, Message
 from mjd.llm.reasoning import after_reasoning
 from mjd.llm.store.replies import Store
 from mjd.llm.unanswered import UnansweredPrompts
-from mjd.llm.usage import Tally
+from mjd.llm.usage import UsageTracker
 from mjd.systems import System
 
 VARIANT = ("scorer", "generator", "source", "selection", "mode")
@@ -93,7 +93,7 @@ def sample_answers(
     settings: Analyses,
     seed: int,
     store: Store,
-    tally: Tally,
+    tracker: UsageTracker,
     unanswered: UnansweredPrompts | None = None,
 ) -> pd.DataFrame:
     """Greedy answers (schema `answers_schema`) to `settings.generated_prompts` random prompts of each variant.
@@ -102,7 +102,7 @@ def sample_answers(
     """
     drops = unanswered is not None and unanswered.drops
     rows: list[dict[str, str]] = []
-    requests: list[Generate] = []
+    requests: list[GenerateRequest] = []
     for variant in variants:
         labels = variant.settings.labels
         scores, _ = fill_bounds(variant.scores, labels)
@@ -124,9 +124,9 @@ def sample_answers(
             letter = labels.letters[shown.index(best)]
             names = ("uid", "explanation_order", "option_order")
             rows.append({"system": variant.slug} | dict(zip(names, key, strict=True)) | {"first_token_letter": letter})
-            requests.append(Generate(prompts[key], settings.generated_tokens))
+            requests.append(GenerateRequest(prompts[key], settings.generated_tokens))
     asked_for = [f"item {row['uid']} (a sampled prompt of {row['system']})" for row in rows]
-    answers = ask(engine, requests, store, tally, "answers to sampled prompts", asked_for, unanswered)
+    answers = ask(engine, requests, store, tracker, "answers to sampled prompts", asked_for, unanswered)
     letters = variants[0].settings.labels.letters if variants else ()
     found = [
         row | {"text": answer["text"], "letter": answer_letter(answer["text"], letters)}

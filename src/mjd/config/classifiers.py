@@ -26,7 +26,7 @@ class Encoder(Settings):
         Resources(), description="What its jobs ask for; parallel runs add half of `mem_mb` for each beyond the first."
     )
 
-    def deciding(self) -> dict[str, Any]:
+    def result_settings(self) -> dict[str, Any]:
         """What decides this encoder's numbers beside its model, for rule params: a change here trains it again."""
         return self.model_dump(include={"max_length", "device"})
 

@@ -217,12 +217,12 @@ class Llm(Settings):
         """Whether its requests go through a Batch API, at its prices."""
         return bool(self._own(self.spec.batch_key))
 
-    def deciding(self) -> dict[str, Any]:
+    def result_settings(self) -> dict[str, Any]:
         """What decides this LLM's numbers, for rule params: a change here runs its jobs again.
 
         Speed, connection, price and resources do not: jobs read those from the configuration.
         """
-        own: dict[str, Any] = {key: self._own(key) for key in self.spec.deciding}
+        own: dict[str, Any] = {key: self._own(key) for key in self.spec.result_settings}
         if self.chat_template_kwargs:
             own["chat_template_kwargs"] = self.chat_template_kwargs
         return self.model_dump(include={"engine", "dtype", "chat_template", "letter_tokens"}) | own

@@ -15,16 +15,16 @@ import pandas as pd
 import pyarrow as pa
 
 from mjd.estimators.item_prompts import explanations_by_item
-from mjd.llm.base import Engine, Generate, Generated, Score, Scored, Unanswered, request_key
+from mjd.llm.base import Engine, Generated, Request, Scored, Unanswered, request_key
 from mjd.llm.unanswered import UnansweredPrompts
-from mjd.llm.usage import Tally
+from mjd.llm.usage import UsageTracker
 from mjd.logs import Progress
 from mjd.prompts.templates import ScorePrompt
 
 # Fresh answers of a job after which `Estimator.check` looks at them for the first time.
 FIRST_ANSWERS = 4
 
-RequestT = TypeVar("RequestT", bound=Generate | Score)
+RequestT = TypeVar("RequestT", bound=Request)
 ReplyT = TypeVar("ReplyT", bound=Generated | Scored)
 AnswerT = TypeVar("AnswerT")
 
@@ -131,7 +131,7 @@ def ask_items(
     items: pd.DataFrame,
     explanations: pd.DataFrame | None,
     cache: AnswerCache[RequestT, ReplyT, AnswerT],
-    tally: Tally,
+    tracker: UsageTracker,
     what: str,
     unanswered: UnansweredPrompts,
 ) -> pd.DataFrame:
@@ -162,7 +162,7 @@ def ask_items(
         progress.note = engine.note
         try:
             for group in _groups(estimator.requests(items, explanations, drops), engine.prompts_per_call):
-                rows += _ask_group(engine, estimator, group, cache, tally, progress, unanswered)
+                rows += _ask_group(engine, estimator, group, cache, tracker, progress, unanswered)
         finally:
             cache.flush()
     cache.compact()
@@ -190,7 +190,7 @@ def _ask_group(
     estimator: Estimator[RequestT, ReplyT, AnswerT],
     group: list[ItemRequest[RequestT]],
     cache: AnswerCache[RequestT, ReplyT, AnswerT],
-    tally: Tally,
+    tracker: UsageTracker,
     progress: Progress,
     unanswered: UnansweredPrompts,
 ) -> Iterator[tuple[Any, ...]]:
@@ -201,10 +201,10 @@ def _ask_group(
     # Equal explanations in another order make equal prompts: each is asked for once.
     missing = list({key: i for i, key in enumerate(keys) if key not in known}.values())
     progress.cached(len(group) - len(missing))
-    tally.cached += len(group) - len(missing)
+    tracker.cached += len(group) - len(missing)
     without: dict[str, Unanswered] = {}
     if missing:
-        tally.start()
+        tracker.start()
         try:
             for position, reply in estimator.ask(engine, [requests[i] for i in missing]):
                 i = missing[position]
@@ -215,7 +215,7 @@ def _ask_group(
                     continue
                 usable, known[keys[i]] = read
                 cache.add(keys[i], engine, requests[i], usable)
-                tally.add(usable.usage)
+                tracker.add(usable.usage)
                 progress.done()
                 if progress.n_done == FIRST_ANSWERS and not engine.is_paid:  # replies under way cost money
                     estimator.check(engine, [known[key] for key in keys if key in known])

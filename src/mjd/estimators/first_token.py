@@ -24,11 +24,11 @@ from mjd.estimators.item_prompts import PromptSettings, item_prompts, n_prompts
 from mjd.estimators.label_mass import warn_of_low_mass as warn_of_low_mass
 from mjd.io import atomic_path, read_table
 from mjd.llm import reasoning
-from mjd.llm.base import Engine, Generate, Generated, Score, Scored, Unanswered, reply_fields
+from mjd.llm.base import Engine, Generated, GenerateRequest, Scored, ScoreRequest, Unanswered, reply_fields
 from mjd.llm.logprobs import is_usable_score
 from mjd.llm.store.replies import Store, request_record
 from mjd.llm.unanswered import UnansweredPrompts
-from mjd.llm.usage import Tally
+from mjd.llm.usage import UsageTracker
 from mjd.prompts.templates import ScorePrompt
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ SECONDS_PER_CHUNK = 10.0
 TOKENS_READ_ON = 8
 
 
-class Known(NamedTuple):
+class StoredScore(NamedTuple):
     """A finished score: as in `mjd.llm.base.Scored`."""
 
     scores: list[float | None]
@@ -48,18 +48,18 @@ class Known(NamedTuple):
     top_token: str | None = None
 
 
-def known_score(scored: Scored) -> Known:
+def stored_score(scored: Scored) -> StoredScore:
     """What is kept of an engine's response."""
-    return Known(list(scored.scores), scored.mass, scored.bound, scored.top_token)
+    return StoredScore(list(scored.scores), scored.mass, scored.bound, scored.top_token)
 
 
-class ScoreChunks(AnswerCache[Score, Scored, Known]):
+class ScoreChunks(AnswerCache[ScoreRequest, Scored, StoredScore]):
     """Scores of local engines: Parquet files in one directory, each written atomically."""
 
     def __init__(self, directory: str | Path) -> None:
         self.directory = Path(directory)
         self.directory.mkdir(parents=True, exist_ok=True)
-        self._known: dict[str, Known] = {}
+        self._known: dict[str, StoredScore] = {}
         self._fresh: list[str] = []
         self._written = time.monotonic()
         for path in self._paths():
@@ -67,14 +67,14 @@ class ScoreChunks(AnswerCache[Score, Scored, Known]):
             nothing = [None] * len(table["key"])  # chunks of earlier versions lack columns
             more = (table.get(name, nothing) for name in ("bound", "top_token"))
             for key, *known in zip(table["key"], table["scores"], table["mass"], *more, strict=True):
-                self._known[key] = Known(*known)
+                self._known[key] = StoredScore(*known)
 
-    def look_up(self, keys: Sequence[str]) -> dict[str, Known]:
+    def look_up(self, keys: Sequence[str]) -> dict[str, StoredScore]:
         return {key: self._known[key] for key in keys if key in self._known and _is_finite(self._known[key].scores)}
 
-    def add(self, key: str, engine: Engine, request: Score, reply: Scored) -> None:
+    def add(self, key: str, engine: Engine, request: ScoreRequest, reply: Scored) -> None:
         """Keep a fresh score; it is on disk after at most `SECONDS_PER_CHUNK` of further additions."""
-        self._known[key] = known_score(reply)
+        self._known[key] = stored_score(reply)
         self._fresh.append(key)
         if time.monotonic() - self._written > SECONDS_PER_CHUNK:
             self.flush()
@@ -109,13 +109,13 @@ class ScoreChunks(AnswerCache[Score, Scored, Known]):
             pq.write_table(pa.table(columns), temporary, compression="zstd")
 
 
-class StoredScores(AnswerCache[Score, Scored, Known]):
+class StoredScores(AnswerCache[ScoreRequest, Scored, StoredScore]):
     """Scores of paid engines: each goes to the response store at once."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    def look_up(self, keys: Sequence[str]) -> dict[str, Known]:
+    def look_up(self, keys: Sequence[str]) -> dict[str, StoredScore]:
         found = self._store.get(keys)
         broken = [key for key, reply in found.items() if not is_usable_score(reply)]
         if broken:
@@ -123,9 +123,9 @@ class StoredScores(AnswerCache[Score, Scored, Known]):
             self._store.delete(broken)
             found = {key: reply for key, reply in found.items() if key not in set(broken)}
         more = ("bound", "top_token")  # replies of earlier versions lack them
-        return {key: Known(r["scores"], r["mass"], *(r.get(name) for name in more)) for key, r in found.items()}
+        return {key: StoredScore(r["scores"], r["mass"], *(r.get(name) for name in more)) for key, r in found.items()}
 
-    def add(self, key: str, engine: Engine, request: Score, reply: Scored) -> None:
+    def add(self, key: str, engine: Engine, request: ScoreRequest, reply: Scored) -> None:
         self._store.put([(key, request_record(engine.info, request), reply_fields(reply))])
 
     def flush(self) -> None:
@@ -136,7 +136,7 @@ class StoredScores(AnswerCache[Score, Scored, Known]):
 
 
 @dataclass(frozen=True)
-class FirstTokenScores(Estimator[Score, Scored, Known]):
+class FirstTokenScores(Estimator[ScoreRequest, Scored, StoredScore]):
     """Scores of the option letters at the first answer position, for every order of explanations and options."""
 
     settings: PromptSettings
@@ -148,28 +148,28 @@ class FirstTokenScores(Estimator[Score, Scored, Known]):
 
     def requests(
         self, items: pd.DataFrame, explanations: pd.DataFrame | None, drops: bool = False
-    ) -> Iterator[list[ItemRequest[Score]]]:
+    ) -> Iterator[list[ItemRequest[ScoreRequest]]]:
         letters = self.settings.labels.letters
         for uid, prompts in item_prompts(items, explanations, self.settings, drops=drops):
-            yield [ItemRequest(uid, prompt, Score(prompt.messages, letters)) for prompt in prompts]
+            yield [ItemRequest(uid, prompt, ScoreRequest(prompt.messages, letters)) for prompt in prompts]
 
     def n_requests(self, items: pd.DataFrame, explanations: pd.DataFrame | None) -> int:
         return n_prompts(items, explanations, self.settings)
 
-    def ask(self, engine: Engine, requests: Sequence[Score]) -> Iterator[tuple[int, Scored | Unanswered]]:
+    def ask(self, engine: Engine, requests: Sequence[ScoreRequest]) -> Iterator[tuple[int, Scored | Unanswered]]:
         return engine.score(requests)
 
-    def read(self, reply: Scored) -> Known | Unanswered:
+    def read(self, reply: Scored) -> StoredScore | Unanswered:
         if not _is_finite(reply.scores):  # such as float16 logits that overflow
             return Unanswered(f"its scores are no finite numbers: {list(reply.scores)}")
-        return known_score(reply)
+        return stored_score(reply)
 
-    def values(self, prompt: ScorePrompt, answer: Known) -> tuple[float | str | None, ...]:
+    def values(self, prompt: ScorePrompt, answer: StoredScore) -> tuple[float | str | None, ...]:
         by_label = dict(zip(prompt.option_order, answer.scores, strict=True))
         scores = (by_label[label] for label in self.settings.labels.keys)
         return (*scores, answer.bound, answer.mass, answer.top_token)
 
-    def check(self, engine: Engine, answers: Sequence[Known], requests: Sequence[Score] = ()) -> None:
+    def check(self, engine: Engine, answers: Sequence[StoredScore], requests: Sequence[ScoreRequest] = ()) -> None:
         check_answers_at_once(engine, answers, requests)
 
 
@@ -178,8 +178,8 @@ def score_items(
     items: pd.DataFrame,
     explanations: pd.DataFrame | None,
     settings: PromptSettings,
-    cache: AnswerCache[Score, Scored, Known],
-    tally: Tally,
+    cache: AnswerCache[ScoreRequest, Scored, StoredScore],
+    tracker: UsageTracker,
     what: str = "scoring",
     unanswered: UnansweredPrompts | None = None,
 ) -> pd.DataFrame:
@@ -192,10 +192,10 @@ def score_items(
         ModelError: prompts got no usable reply, and the policy is not to drop them; or the scorer reasons first.
     """
     unanswered = UnansweredPrompts() if unanswered is None else unanswered
-    return ask_items(engine, FirstTokenScores(settings), items, explanations, cache, tally, what, unanswered)
+    return ask_items(engine, FirstTokenScores(settings), items, explanations, cache, tracker, what, unanswered)
 
 
-def check_answers_at_once(engine: Engine, scored: Sequence[Known], requests: Sequence[Score] = ()) -> None:
+def check_answers_at_once(engine: Engine, scored: Sequence[StoredScore], requests: Sequence[ScoreRequest] = ()) -> None:
     """Refuse a scorer whose first tokens begin reasoning: its scores are of letters that it never writes there.
 
     Args:
@@ -209,7 +209,7 @@ def check_answers_at_once(engine: Engine, scored: Sequence[Known], requests: Seq
 
     def beginning(i: int) -> str:
         try:
-            answers = list(engine.generate([Generate(requests[i].messages, TOKENS_READ_ON)]))
+            answers = list(engine.generate([GenerateRequest(requests[i].messages, TOKENS_READ_ON)]))
         except ModelError:  # the context ends there
             return ""
         return next((answer.text for _, answer in answers if isinstance(answer, Generated)), "")

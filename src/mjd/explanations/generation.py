@@ -11,10 +11,10 @@ import pandas as pd
 from mjd.config.explanations import Sampling
 from mjd.config.prompts import Prompts
 from mjd.labels import LabelSet
-from mjd.llm.base import Engine, Generate, Unanswered, reply_fields, request_key
+from mjd.llm.base import Engine, GenerateRequest, Unanswered, reply_fields, request_key
 from mjd.llm.store.replies import Store, request_record
 from mjd.llm.unanswered import UnansweredPrompts
-from mjd.llm.usage import Tally
+from mjd.llm.usage import UsageTracker
 from mjd.logs import Progress, named
 from mjd.prompts.templates import explain_prompt
 
@@ -28,20 +28,20 @@ def explain_requests(
     prompts: Prompts,
     sampling: Sampling,
     seed: int,
-) -> Iterator[tuple[str, str, Generate]]:
+) -> Iterator[tuple[str, str, GenerateRequest]]:
     """(uid, label key, request) for every item and label, items in order, labels in label order."""
     for item in items.to_dict("records"):
         texts = {field: str(item[field]) for field in text_fields}
         for label in labels:
             messages = explain_prompt(prompts, texts, label)
-            yield str(item["uid"]), label.key, Generate(messages, **sampling.model_dump(), seed=seed)
+            yield str(item["uid"]), label.key, GenerateRequest(messages, **sampling.model_dump(), seed=seed)
 
 
 def ask(
     engine: Engine,
-    requests: Sequence[Generate],
+    requests: Sequence[GenerateRequest],
     store: Store,
-    tally: Tally,
+    tracker: UsageTracker,
     what: str,
     names: Sequence[str] | None = None,
     unanswered: UnansweredPrompts | None = None,
@@ -64,14 +64,14 @@ def ask(
     keys = [request_key(engine.info, request) for request in requests]
     replies = _stored(engine, keys, store)
     missing = list({key: i for i, key in enumerate(keys) if key not in replies}.values())
-    tally.cached += len(requests) - len(missing)
+    tracker.cached += len(requests) - len(missing)
     per_call = engine.answers_per_call or max(len(missing), 1)
     with Progress(what, len(requests), "answers") as progress:
         progress.note = engine.note
         progress.cached(len(requests) - len(missing))
         for start in range(0, len(missing), per_call):
             part = missing[start : start + per_call]
-            tally.start()
+            tracker.start()
             for position, answer in engine.generate([requests[i] for i in part]):
                 i = part[position]
                 if isinstance(answer, Unanswered):
@@ -80,16 +80,16 @@ def ask(
                     continue
                 replies[keys[i]] = reply_fields(answer)
                 store.put([(keys[i], request_record(engine.info, requests[i]), reply_fields(answer))])
-                tally.add(answer.usage)
+                tracker.add(answer.usage)
                 progress.done()
     unanswered.settle(what, len(requests))
     answers = [replies.get(key) for key in keys]
-    tally.cut_at_context_end += warn_of_cut_answers(requests, answers, names)
+    tracker.cut_at_context_end += warn_of_cut_answers(requests, answers, names)
     return answers
 
 
 def warn_of_cut_answers(
-    requests: Sequence[Generate], answers: Sequence[Mapping[str, Any] | None], names: Sequence[str]
+    requests: Sequence[GenerateRequest], answers: Sequence[Mapping[str, Any] | None], names: Sequence[str]
 ) -> list[str]:
     """Names of the answers that ended with the model's context, before `max_new_tokens`; a warning names some."""
     cut = [
@@ -125,7 +125,7 @@ def generate_answers(
     sampling: Sampling,
     seed: int,
     store: Store,
-    tally: Tally,
+    tracker: UsageTracker,
     what: str = "explaining",
     unanswered: UnansweredPrompts | None = None,
 ) -> pd.DataFrame:
@@ -135,7 +135,7 @@ def generate_answers(
     """
     asked = list(explain_requests(items, labels, text_fields, prompts, sampling, seed))
     names = [f"item {uid} (label {label})" for uid, label, _ in asked]
-    answers = ask(engine, [request for _, _, request in asked], store, tally, what, names, unanswered)
+    answers = ask(engine, [request for _, _, request in asked], store, tracker, what, names, unanswered)
     rows = [
         (uid, label, answer["text"], answer["finish_reason"])
         for (uid, label, _), answer in zip(asked, answers, strict=True)

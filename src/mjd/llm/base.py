@@ -25,7 +25,7 @@ class Message:
 
 
 @dataclass(frozen=True)
-class Generate:
+class GenerateRequest:
     """Write an answer of at most `max_new_tokens` tokens; temperature 0 is greedy.
 
     `seed` and `sample_index` make a sampled answer reproducible and distinguish several answers to one prompt.
@@ -45,11 +45,14 @@ class Generate:
 
 
 @dataclass(frozen=True)
-class Score:
+class ScoreRequest:
     """Score each of `letters` as the first token of the answer."""
 
     messages: tuple[Message, ...]
     letters: tuple[str, ...]
+
+
+Request = GenerateRequest | ScoreRequest
 
 
 @dataclass(frozen=True)
@@ -114,10 +117,10 @@ class EngineInfo:
     settings: tuple[tuple[str, str], ...] = ()
     scoring: tuple[tuple[str, str], ...] = ()
 
-    def record(self, request: Generate | Score) -> dict[str, Any]:
+    def record(self, request: Request) -> dict[str, Any]:
         """The plain values that the key of `request` covers; `scoring` only where it holds something."""
         values = named_fields(self, _ENGINE_NAMES)
-        if self.scoring and isinstance(request, Score):
+        if self.scoring and isinstance(request, ScoreRequest):
             values["scoring"] = self.scoring
         return values
 
@@ -128,7 +131,7 @@ class EngineInfo:
 
 
 @dataclass(frozen=True)
-class Workplace:
+class EngineResources:
     """What a job gives its engine: CPU threads (None leaves them alone) and, for paid engines, the ledger.
 
     `count_tokens` counts the tokens of a text where a paid reply does not say how many it took.
@@ -142,7 +145,7 @@ class Workplace:
 class Engine(ABC):
     """An LLM engine. Responses come as (index into `requests`, response), in any order, as they finish.
 
-    Engines are built as `EngineClass(directory, settings, identity, workplace)`, see `mjd.llm.engines.build_engine`.
+    Engines are built as `EngineClass(directory, settings, identity, resources)`, see `mjd.llm.engines.build_engine`.
     """
 
     info: EngineInfo
@@ -160,12 +163,12 @@ class Engine(ABC):
         return None
 
     @abstractmethod
-    def generate(self, requests: Sequence[Generate]) -> Iterator[tuple[int, Generated | Unanswered]]: ...
+    def generate(self, requests: Sequence[GenerateRequest]) -> Iterator[tuple[int, Generated | Unanswered]]: ...
 
     @abstractmethod
-    def score(self, requests: Sequence[Score]) -> Iterator[tuple[int, Scored | Unanswered]]: ...
+    def score(self, requests: Sequence[ScoreRequest]) -> Iterator[tuple[int, Scored | Unanswered]]: ...
 
-    def check(self, requests: Iterable[tuple[Generate | Score, str]]) -> None:  # noqa: B027 -- most engines have nothing to check
+    def check(self, requests: Iterable[tuple[Request, str]]) -> None:  # noqa: B027 -- most engines have nothing to check
         """Check all requests of a job, each with a name for messages, before the first of them is answered.
 
         Raises:
@@ -217,20 +220,20 @@ _LATER_SCORE_NAMES: dict[str, str] = {}
 _LATER_GENERATE_NAMES: dict[str, str] = {}
 
 
-def request_key(info: EngineInfo, request: Generate | Score) -> str:
+def request_key(info: EngineInfo, request: Request) -> str:
     """SHA-256 (hex) of the whole request: model, revision, engine and its version, messages, sampling."""
     return stored_key(info.record(request), request_kind(request), request_fields(request))
 
 
-def request_kind(request: Generate | Score) -> str:
+def request_kind(request: Request) -> str:
     """`KIND_SCORE` or `KIND_GENERATE`."""
-    return KIND_SCORE if isinstance(request, Score) else KIND_GENERATE
+    return KIND_SCORE if isinstance(request, ScoreRequest) else KIND_GENERATE
 
 
-def request_fields(request: Generate | Score) -> dict[str, Any]:
+def request_fields(request: Request) -> dict[str, Any]:
     """The plain values of a request under the names that the store keeps."""
     messages = {"messages": [named_fields(message, _MESSAGE_NAMES) for message in request.messages]}
-    if isinstance(request, Score):
+    if isinstance(request, ScoreRequest):
         return messages | named_fields(request, _SCORE_NAMES, _LATER_SCORE_NAMES)
     return messages | named_fields(request, _GENERATE_NAMES, _LATER_GENERATE_NAMES)
 

@@ -6,24 +6,26 @@ import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mjd.llm.base import Engine, Workplace
+from mjd.llm.base import Engine, EngineResources
 from mjd.llm.specs import ENGINES
 
 if TYPE_CHECKING:
     from mjd.config.llms import Llm
 
 
-def build_engine(settings: Llm, directory: str | Path, identity: str, workplace: Workplace | None = None) -> Engine:
+def build_engine(
+    settings: Llm, directory: str | Path, identity: str, resources: EngineResources | None = None
+) -> Engine:
     """Build the engine that the LLM's configuration names.
 
     Args:
         settings: the LLM's configuration entry.
         directory: its model directory ("" for an API model).
         identity: model and revision, for request keys and provenance.
-        workplace: threads and ledger of the job.
+        resources: threads and ledger of the job.
     """
     factory: Any = engine_class(settings.engine)
-    engine: Engine = factory(directory, settings, identity, workplace or Workplace())
+    engine: Engine = factory(directory, settings, identity, resources or EngineResources())
     return engine
 
 

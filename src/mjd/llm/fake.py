@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 
-from mjd.llm.base import Engine, EngineInfo, Generate, Generated, Score, Scored, Usage, request_key
+from mjd.llm.base import Engine, EngineInfo, Generated, GenerateRequest, Scored, ScoreRequest, Usage, request_key
 from mjd.llm.specs import ScoreKind
 
 
@@ -19,13 +19,13 @@ class FakeEngine(Engine):
         self.answer = answer
         self.asked = 0
 
-    def generate(self, requests: Sequence[Generate]) -> Iterator[tuple[int, Generated]]:
+    def generate(self, requests: Sequence[GenerateRequest]) -> Iterator[tuple[int, Generated]]:
         for i, request in enumerate(requests):
             self.asked += 1
             text = self.answer.format(hash=request_key(self.info, request)[:6])
             yield i, Generated(text, "stop", Usage(10, 10))
 
-    def score(self, requests: Sequence[Score]) -> Iterator[tuple[int, Scored]]:
+    def score(self, requests: Sequence[ScoreRequest]) -> Iterator[tuple[int, Scored]]:
         for i, request in enumerate(requests):
             self.asked += 1
             key = request_key(self.info, request)

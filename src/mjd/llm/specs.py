@@ -24,7 +24,7 @@ class EngineSpec:
         environment: conda environment of its jobs, a file of workflow/envs.
         section: the section of an LLM's configuration with its own settings; None: it has none.
         score_kind_key: key of the section that sets another kind of score.
-        deciding: keys of the section that decide numbers.
+        result_settings: keys of the section that results depend on.
         gpus_key: key of the section with the number of GPUs that one copy of a model needs.
         batch_key: key of the section that asks for the Batch API, which has prices of its own.
     """
@@ -36,7 +36,7 @@ class EngineSpec:
     environment: str = "mjd"
     section: str | None = None
     score_kind_key: str | None = None
-    deciding: tuple[str, ...] = ()
+    result_settings: tuple[str, ...] = ()
     gpus_key: str | None = None
     batch_key: str | None = None
 
@@ -50,7 +50,7 @@ ENGINES = {
         environment="vllm",
         section="vllm",
         score_kind_key="scores",
-        deciding=("scores", "quantisation"),
+        result_settings=("scores", "quantisation"),
         gpus_key="tensor_parallel",
     ),
     "openai": EngineSpec(
@@ -59,7 +59,7 @@ ENGINES = {
         is_paid=True,
         runs="api",
         section="openai",
-        deciding=("base_url", "top_logprobs"),
+        result_settings=("base_url", "top_logprobs"),
         batch_key="batch",
     ),
 }

@@ -14,7 +14,7 @@ _BYTES_A_TOKEN = 2
 
 
 @dataclass
-class Tally:
+class UsageTracker:
     """Counts of one job. Time runs from the first fresh request on, so that loading a model does not count.
 
     `cut_at_context_end` names the answers that the end of the model's context cut off.

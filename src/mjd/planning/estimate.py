@@ -20,7 +20,7 @@ from mjd.estimators.item_prompts import PromptSettings, explanations_by_item, fi
 from mjd.explanations.generation import explain_requests
 from mjd.explanations.selection import candidates, select, wanted_labels
 from mjd.labels import LabelSet
-from mjd.llm.base import Generate, Message, Score
+from mjd.llm.base import GenerateRequest, Message, Request, ScoreRequest
 from mjd.llm.unanswered import UnansweredPrompts
 from mjd.orders import n_distinct_orders, n_distinct_rotations
 from mjd.paths import Paths
@@ -82,7 +82,7 @@ class PlannedJob:
 SCORE_RULE, ALL_ORDERS_RULE, SAMPLE_RULE = "score", "score_all_orders", "sample_answers"
 
 # Finished prompts of a job; `requests` gives every request, for engines whose store is asked by key.
-CountCached = Callable[[PlannedJob, Callable[[], Iterator[Generate | Score]]], int]
+CountCached = Callable[[PlannedJob, Callable[[], Iterator[Request]]], int]
 
 
 def plan(
@@ -170,7 +170,7 @@ def _generating(
         if llm not in config.llms:
             continue
 
-        def requests() -> Iterator[Generate]:
+        def requests() -> Iterator[GenerateRequest]:
             fields = config.task.text_fields
             asked = explain_requests(train, config.labels, fields, _templates(config), sampling, config.seed)
             return (request for _, _, request in asked)
@@ -235,10 +235,10 @@ def _scoring(
     numbers = [n * n_options for n in _distinct_orders(config, train, shown, mode)]
     tokens = _lengths(counters[scorer], firsts)
 
-    def requests() -> Iterator[Score]:
+    def requests() -> Iterator[ScoreRequest]:
         every = replace(one, orders=orders)
         return (
-            Score(prompt.messages, config.labels.letters)
+            ScoreRequest(prompt.messages, config.labels.letters)
             for _, prompts in item_prompts(train, shown, every)
             for prompt in prompts
         )

@@ -11,7 +11,7 @@ import pandas as pd
 
 from mjd.config.schema import Config
 from mjd.io import read_parquet, read_table
-from mjd.llm.base import Generate, Message, Score, request_key
+from mjd.llm.base import Message, Request, request_key
 from mjd.llm.chat.tokens import ChatTokenizer
 from mjd.llm.engines import engine_class
 from mjd.llm.store.replies import Store, record_kind
@@ -109,7 +109,7 @@ class Finished:
         self.config = config
         self.store = Path(Paths.of(config).store)
 
-    def __call__(self, job: PlannedJob, requests: Callable[[], Iterator[Generate | Score]]) -> int:
+    def __call__(self, job: PlannedJob, requests: Callable[[], Iterator[Request]]) -> int:
         if Path(job.output).is_file():
             return job.prompts
         if job.rule == SAMPLE_RULE:  # which prompts are drawn is known once the scores are
@@ -130,7 +130,7 @@ class Finished:
             records = (record for _, record, _, _ in store.rows())
             return sum(1 for r in records if r["engine"]["model"] == identity and record_kind(r) == "Generate")
 
-    def _by_key(self, job: PlannedJob, requests: Iterator[Generate | Score]) -> int:
+    def _by_key(self, job: PlannedJob, requests: Iterator[Request]) -> int:
         llm = self.config.llm_settings(job.llm)
         info = engine_class(llm.engine).info_of(llm, self.config.model_entry(llm.model).identity)
         if info is None or (job.explanations == "estimated" and job.chunks) or not self.store.is_file():

@@ -22,7 +22,7 @@ from mjd.io import to_table
 from mjd.labels import label_set
 from mjd.llm.fake import FakeEngine
 from mjd.llm.store.replies import Store
-from mjd.llm.usage import Tally
+from mjd.llm.usage import UsageTracker
 from mjd.systems import System
 
 CONFIG = read_config("config/config.yaml")
@@ -56,7 +56,7 @@ def test_letter_of_an_answer(text: str, letter: str | None) -> None:
 def variant(tmp_path: Path, engine: FakeEngine) -> tuple[pd.DataFrame, Variant]:
     items = pd.DataFrame({"uid": ["i1", "i2"], "premise": "P", "hypothesis": ["H", "I"]})
     settings = PromptSettings(CONFIG.prompts, LABELS, ("premise", "hypothesis"), "plain", "all", 1)
-    scores = score_items(engine, items, None, settings, ScoreChunks(tmp_path / "chunks"), Tally())
+    scores = score_items(engine, items, None, settings, ScoreChunks(tmp_path / "chunks"), UsageTracker())
     return items, Variant("s", settings, None, scores)
 
 
@@ -64,7 +64,7 @@ def test_sampled_answers_name_the_letter_of_the_best_score(tmp_path: Path) -> No
     engine = FakeEngine(answer="B")
     items, given = variant(tmp_path, engine)
     with Store(tmp_path / "store.sqlite") as store:
-        found = sample_answers(engine, items, [given], Analyses(generated_prompts=5), 1, store, Tally())
+        found = sample_answers(engine, items, [given], Analyses(generated_prompts=5), 1, store, UsageTracker())
     assert to_table(found, answers_schema()).num_rows == 5
     both = found.merge(given.scores, on=["uid", "explanation_order", "option_order"], validate="one_to_one")
     for row in both.to_dict("records"):
@@ -78,9 +78,9 @@ def test_answers_are_asked_for_once(tmp_path: Path) -> None:
     engine = FakeEngine(answer="B")
     items, given = variant(tmp_path, engine)
     with Store(tmp_path / "store.sqlite") as store:
-        first = sample_answers(engine, items, [given], Analyses(generated_prompts=5), 1, store, Tally())
+        first = sample_answers(engine, items, [given], Analyses(generated_prompts=5), 1, store, UsageTracker())
         asked = engine.asked
-        second = sample_answers(engine, items, [given], Analyses(generated_prompts=5), 1, store, Tally())
+        second = sample_answers(engine, items, [given], Analyses(generated_prompts=5), 1, store, UsageTracker())
     assert engine.asked == asked
     pd.testing.assert_frame_equal(first, second)
 

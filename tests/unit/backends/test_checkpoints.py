@@ -20,7 +20,7 @@ from mjd.config.llms import Llm
 from mjd.data.models import check_model_directory
 from mjd.errors import ModelError
 from mjd.labels import LabelSet
-from mjd.llm.base import Message, Score
+from mjd.llm.base import Message, ScoreRequest
 from mjd.llm.chat.tokens import ChatTokenizer
 from mjd.llm.transformers.engine import TransformersEngine
 from mjd.planning.progress import own_counter
@@ -196,7 +196,7 @@ def test_chat_template_that_fails_in_any_way_gives_a_model_error(tiny: Path, tem
     (tiny / "chat_template.jinja").write_text(template)
     engine = load(tiny)
     with pytest.raises(ModelError, match=f"The chat template of local:mine refuses a prompt.*{said}|{said}"):
-        list(engine.score([Score((Message("user", "Hello"),), ("A", "B"))]))
+        list(engine.score([ScoreRequest((Message("user", "Hello"),), ("A", "B"))]))
 
 
 # -- how long an encoder reads ---------------------------------------------------------------------------------------

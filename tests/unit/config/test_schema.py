@@ -249,15 +249,18 @@ def test_speed_prices_and_connection_decide_no_number() -> None:
     faster = API | {"openai": {"concurrency": 99}, "prices": {"input": 1, "output": 2}, "batch_size": 2}
     other = load_config({**values(), "llms": {"smollm2": faster}}).llms["smollm2"]
     elsewhere = load_config({**values(), "llms": {"smollm2": API | {"openai": {"base_url": "http://h/v1"}}}})
-    assert one.deciding() == other.deciding()
-    assert one.deciding() != elsewhere.llms["smollm2"].deciding()
+    assert one.result_settings() == other.result_settings()
+    assert one.result_settings() != elsewhere.llms["smollm2"].result_settings()
 
 
 def test_params_of_an_encoder_hold_only_what_decides_its_numbers() -> None:
     one = Encoder(title="BERT", model="m")
-    assert one.deciding() == Encoder(title="B.", model="m", parallel_runs=3, resources={"threads": 8}).deciding()
-    assert one.deciding() != Encoder(title="BERT", model="m", max_length=64).deciding()
-    assert one.deciding() != Encoder(title="BERT", model="m", device="cpu").deciding()
+    assert (
+        one.result_settings()
+        == Encoder(title="B.", model="m", parallel_runs=3, resources={"threads": 8}).result_settings()
+    )
+    assert one.result_settings() != Encoder(title="BERT", model="m", max_length=64).result_settings()
+    assert one.result_settings() != Encoder(title="BERT", model="m", device="cpu").result_settings()
 
 
 @pytest.mark.parametrize(
@@ -291,7 +294,7 @@ def test_engine_with_log_probabilities_needs_one_entry_alone(monkeypatch: pytest
     loaded = load_config(config)
     assert loaded.llms["smollm2"].score_kind == "logprob"
     assert not [system for system in mjd_systems(loaded) if system.estimator == "norm"]
-    assert loaded.llms["smollm2"].deciding().keys() == {"engine", "dtype", "chat_template", "letter_tokens"}
+    assert loaded.llms["smollm2"].result_settings().keys() == {"engine", "dtype", "chat_template", "letter_tokens"}
     with pytest.raises(ConfigError, match="is no API model: it does not fit engine mine"):
         load_config({**config, "llms": {"smollm2": llm(engine="mine")}})
 

@@ -14,10 +14,10 @@ from mjd.errors import ModelError
 from mjd.estimators.base import AnswerCache, Estimator, ItemRequest, ask_items
 from mjd.estimators.item_prompts import PromptSettings, first_prompts
 from mjd.io import to_table
-from mjd.llm.base import Engine, Generate, Generated, Unanswered, Usage
+from mjd.llm.base import Engine, Generated, GenerateRequest, Unanswered, Usage
 from mjd.llm.fake import FakeEngine
 from mjd.llm.unanswered import UnansweredPrompts
-from mjd.llm.usage import Tally
+from mjd.llm.usage import UsageTracker
 from mjd.prompts.templates import ScorePrompt
 
 CONFIG = read_config("config/config.yaml")
@@ -26,7 +26,7 @@ ITEMS = pd.DataFrame({"uid": ["i1", "i2"], "premise": ["P one.", "P two."], "hyp
 SHOWN = pd.DataFrame({"uid": ["i1", "i2"], "position": [0, 0], "label": ["e", "c"], "text": ["t1", "t2"]})
 
 
-class Verbalized(Estimator[Generate, Generated, dict[str, float]]):
+class Verbalized(Estimator[GenerateRequest, Generated, dict[str, float]]):
     """Percentages in words, asked for once an item."""
 
     def __init__(self, settings: PromptSettings) -> None:
@@ -40,15 +40,15 @@ class Verbalized(Estimator[Generate, Generated, dict[str, float]]):
 
     def requests(
         self, items: pd.DataFrame, explanations: pd.DataFrame | None, drops: bool = False
-    ) -> Iterator[list[ItemRequest[Generate]]]:
+    ) -> Iterator[list[ItemRequest[GenerateRequest]]]:
         prompts = first_prompts(items, explanations, self.settings)
         for uid, prompt in zip(items["uid"], prompts, strict=True):
-            yield [ItemRequest(uid, prompt, Generate(prompt.messages, 32))]
+            yield [ItemRequest(uid, prompt, GenerateRequest(prompt.messages, 32))]
 
     def n_requests(self, items: pd.DataFrame, explanations: pd.DataFrame | None) -> int:
         return len(items)
 
-    def ask(self, engine: Engine, requests: Sequence[Generate]) -> Iterator[tuple[int, Generated | Unanswered]]:
+    def ask(self, engine: Engine, requests: Sequence[GenerateRequest]) -> Iterator[tuple[int, Generated | Unanswered]]:
         return engine.generate(requests)
 
     def read(self, reply: Generated) -> dict[str, float] | Unanswered:
@@ -59,7 +59,7 @@ class Verbalized(Estimator[Generate, Generated, dict[str, float]]):
         return tuple(answer[label] for label in LABELS.keys)
 
 
-class Remembered(AnswerCache[Generate, Generated, dict[str, float]]):
+class Remembered(AnswerCache[GenerateRequest, Generated, dict[str, float]]):
     """Answers in memory."""
 
     def __init__(self, estimator: Verbalized) -> None:
@@ -71,7 +71,7 @@ class Remembered(AnswerCache[Generate, Generated, dict[str, float]]):
         read = {key: self.estimator.read(self.replies[key]) for key in keys if key in self.replies}
         return {key: answer for key, answer in read.items() if not isinstance(answer, Unanswered)}
 
-    def add(self, key: str, engine: Engine, request: Generate, reply: Generated) -> None:
+    def add(self, key: str, engine: Engine, request: GenerateRequest, reply: Generated) -> None:
         self.replies[key] = reply
         self.is_on_disk = False
 
@@ -89,7 +89,7 @@ class TalkingEngine(FakeEngine):
         super().__init__()
         self.mute = mute
 
-    def generate(self, requests: Sequence[Generate]) -> Iterator[tuple[int, Generated]]:
+    def generate(self, requests: Sequence[GenerateRequest]) -> Iterator[tuple[int, Generated]]:
         for i, request in reversed(list(enumerate(requests))):
             self.asked += 1
             is_mute = any(self.mute in message.content for message in request.messages)
@@ -102,7 +102,7 @@ def verbalized() -> Verbalized:
 
 def ask(engine: FakeEngine, cache: Remembered, unanswered: UnansweredPrompts | None = None) -> pd.DataFrame:
     policy = unanswered or UnansweredPrompts()
-    return ask_items(engine, cache.estimator, ITEMS, SHOWN, cache, Tally(), "percentages", policy)
+    return ask_items(engine, cache.estimator, ITEMS, SHOWN, cache, UsageTracker(), "percentages", policy)
 
 
 def test_estimator_of_generated_answers_gives_a_distribution_a_request() -> None:
@@ -133,7 +133,9 @@ def test_answer_that_nothing_can_be_read_from_is_named_and_not_kept() -> None:
 
 def test_estimator_that_refuses_an_llm_ends_the_job() -> None:
     class Strict(Verbalized):
-        def check(self, engine: Engine, answers: Sequence[dict[str, float]], requests: Sequence[Generate] = ()) -> None:
+        def check(
+            self, engine: Engine, answers: Sequence[dict[str, float]], requests: Sequence[GenerateRequest] = ()
+        ) -> None:
             raise ModelError(f"{engine.info.model} cannot do this.", "Choose another.")
 
     engine = TalkingEngine()
@@ -143,4 +145,4 @@ def test_estimator_that_refuses_an_llm_ends_the_job() -> None:
 
 def test_request_names_its_item_and_orders_in_messages() -> None:
     one = next(first_prompts(ITEMS, SHOWN, verbalized().settings))
-    assert ItemRequest("i1", one, Generate(one.messages, 1)).name == "item i1 (explanations 0, options e,n,c)"
+    assert ItemRequest("i1", one, GenerateRequest(one.messages, 1)).name == "item i1 (explanations 0, options e,n,c)"

@@ -21,15 +21,25 @@ from mjd.errors import DataError, ModelError
 from mjd.estimators import first_token as scoring
 from mjd.estimators.aggregation import model_judgments
 from mjd.estimators.base import FIRST_ANSWERS
-from mjd.estimators.first_token import Known, ScoreChunks, StoredScores, score_items
+from mjd.estimators.first_token import ScoreChunks, StoredScore, StoredScores, score_items
 from mjd.estimators.item_prompts import PromptSettings, item_prompts
 from mjd.explanations.generation import generate_answers
 from mjd.io import read_parquet, to_table, write_parquet
 from mjd.labels import label_set
-from mjd.llm.base import EngineInfo, Generate, Generated, Message, Score, Scored, Usage, request_key
+from mjd.llm.base import (
+    EngineInfo,
+    Generated,
+    GenerateRequest,
+    Message,
+    Request,
+    Scored,
+    ScoreRequest,
+    Usage,
+    request_key,
+)
 from mjd.llm.fake import FakeEngine
 from mjd.llm.store.replies import Store
-from mjd.llm.usage import Tally
+from mjd.llm.usage import UsageTracker
 from mjd.systems import System
 
 CONFIG = read_config("config/config.yaml")
@@ -50,7 +60,7 @@ class LetterEngine(FakeEngine):
         super().__init__()
         self.fail_after = fail_after
 
-    def score(self, requests: Sequence[Score]) -> Iterator[tuple[int, Scored]]:
+    def score(self, requests: Sequence[ScoreRequest]) -> Iterator[tuple[int, Scored]]:
         for i, _ in reversed(list(enumerate(requests))):
             if self.fail_after is not None and self.asked >= self.fail_after:
                 raise RuntimeError("killed")
@@ -59,7 +69,7 @@ class LetterEngine(FakeEngine):
 
 
 def test_scores_are_in_label_order_whatever_the_option_order(tmp_path: Path) -> None:
-    found = score_items(LetterEngine(), ITEMS, SHOWN, settings(), ScoreChunks(tmp_path), Tally()).set_index(
+    found = score_items(LetterEngine(), ITEMS, SHOWN, settings(), ScoreChunks(tmp_path), UsageTracker()).set_index(
         "option_order"
     )
     row = found.loc["c,e,n"].iloc[0]
@@ -67,31 +77,31 @@ def test_scores_are_in_label_order_whatever_the_option_order(tmp_path: Path) -> 
 
 
 def test_one_row_for_every_prompt(tmp_path: Path) -> None:
-    found = score_items(FakeEngine(), ITEMS, SHOWN, settings(), ScoreChunks(tmp_path), Tally())
+    found = score_items(FakeEngine(), ITEMS, SHOWN, settings(), ScoreChunks(tmp_path), UsageTracker())
     assert found.groupby("uid").size().to_dict() == {"i1": 12, "i2": 6}
     assert set(found.loc[found["uid"] == "i1", "explanation_order"]) == {"0,1", "1,0"}
 
 
 def test_plain_prompts_have_no_explanation_order(tmp_path: Path) -> None:
-    found = score_items(FakeEngine(), ITEMS, None, settings("plain"), ScoreChunks(tmp_path), Tally())
+    found = score_items(FakeEngine(), ITEMS, None, settings("plain"), ScoreChunks(tmp_path), UsageTracker())
     assert set(found["explanation_order"]) == {""}
 
 
 def test_finished_scores_are_not_asked_for_again(tmp_path: Path) -> None:
-    first = score_items(FakeEngine(), ITEMS, SHOWN, settings(), ScoreChunks(tmp_path), Tally())
+    first = score_items(FakeEngine(), ITEMS, SHOWN, settings(), ScoreChunks(tmp_path), UsageTracker())
     engine = FakeEngine()
-    again = score_items(engine, ITEMS, SHOWN, settings(), ScoreChunks(tmp_path), Tally())
+    again = score_items(engine, ITEMS, SHOWN, settings(), ScoreChunks(tmp_path), UsageTracker())
     assert engine.asked == 0
     pd.testing.assert_frame_equal(first, again)
 
 
 def test_an_engine_is_not_called_when_all_is_finished(tmp_path: Path) -> None:
     class Unwilling(FakeEngine):
-        def score(self, requests: Sequence[Score]) -> Iterator[tuple[int, Scored]]:
+        def score(self, requests: Sequence[ScoreRequest]) -> Iterator[tuple[int, Scored]]:
             raise AssertionError("called")
 
-    first = score_items(FakeEngine(), ITEMS, SHOWN, settings(), ScoreChunks(tmp_path), Tally())
-    again = score_items(Unwilling(), ITEMS, SHOWN, settings(), ScoreChunks(tmp_path), Tally())
+    first = score_items(FakeEngine(), ITEMS, SHOWN, settings(), ScoreChunks(tmp_path), UsageTracker())
+    again = score_items(Unwilling(), ITEMS, SHOWN, settings(), ScoreChunks(tmp_path), UsageTracker())
     pd.testing.assert_frame_equal(first, again)
 
 
@@ -102,39 +112,39 @@ def test_engines_say_how_many_prompts_they_take(tmp_path: Path, size: int | None
     class Counting(FakeEngine):
         prompts_per_call = size
 
-        def score(self, requests: Sequence[Score]) -> Iterator[tuple[int, Scored]]:
+        def score(self, requests: Sequence[ScoreRequest]) -> Iterator[tuple[int, Scored]]:
             found.append(len(requests))
             yield from super().score(requests)
 
-    score_items(Counting(), ITEMS, SHOWN, settings(), ScoreChunks(tmp_path), Tally())
+    score_items(Counting(), ITEMS, SHOWN, settings(), ScoreChunks(tmp_path), UsageTracker())
     assert found == calls
 
 
 def test_equal_prompts_are_asked_for_once(tmp_path: Path) -> None:
     twice = pd.DataFrame({"uid": ["i1", "i1"], "position": [0, 1], "label": ["e", "e"], "text": ["t", "t"]})
-    engine, tally = FakeEngine(), Tally()
-    found = score_items(engine, ITEMS[:1], twice, settings(), ScoreChunks(tmp_path), tally)
-    assert (len(found), engine.asked, tally.asked, tally.cached) == (12, 6, 6, 6)
+    engine, tracker = FakeEngine(), UsageTracker()
+    found = score_items(engine, ITEMS[:1], twice, settings(), ScoreChunks(tmp_path), tracker)
+    assert (len(found), engine.asked, tracker.asked, tracker.cached) == (12, 6, 6, 6)
 
 
 def test_a_stopped_run_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scoring, "SECONDS_PER_CHUNK", 0.0)
     with pytest.raises(RuntimeError, match="killed"):
-        score_items(LetterEngine(fail_after=5), ITEMS, SHOWN, settings(), ScoreChunks(tmp_path), Tally())
+        score_items(LetterEngine(fail_after=5), ITEMS, SHOWN, settings(), ScoreChunks(tmp_path), UsageTracker())
     engine = LetterEngine()
-    found = score_items(engine, ITEMS, SHOWN, settings(), ScoreChunks(tmp_path), Tally())
+    found = score_items(engine, ITEMS, SHOWN, settings(), ScoreChunks(tmp_path), UsageTracker())
     assert (engine.asked, len(found)) == (18 - 5, 18)
 
 
 def test_chunks_are_merged_when_the_job_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scoring, "SECONDS_PER_CHUNK", 0.0)
-    score_items(FakeEngine(), ITEMS, SHOWN, settings(), ScoreChunks(tmp_path), Tally())
+    score_items(FakeEngine(), ITEMS, SHOWN, settings(), ScoreChunks(tmp_path), UsageTracker())
     assert len(list(tmp_path.glob("*.parquet"))) == 1
 
 
 @pytest.mark.parametrize("left", [0, 100])
 def test_a_damaged_chunk_is_an_error_with_the_cure(tmp_path: Path, left: int) -> None:
-    score_items(FakeEngine(), ITEMS, SHOWN, settings(), ScoreChunks(tmp_path), Tally())
+    score_items(FakeEngine(), ITEMS, SHOWN, settings(), ScoreChunks(tmp_path), UsageTracker())
     (chunk,) = tmp_path.glob("*.parquet")
     os.truncate(chunk, left)
     with pytest.raises(DataError, match=r"chunk-.* is not a readable Parquet file .*Delete it and run again"):
@@ -142,10 +152,10 @@ def test_a_damaged_chunk_is_an_error_with_the_cure(tmp_path: Path, left: int) ->
 
 
 def test_another_model_revision_is_scored_anew(tmp_path: Path) -> None:
-    score_items(FakeEngine(), ITEMS, SHOWN, settings(), ScoreChunks(tmp_path), Tally())
+    score_items(FakeEngine(), ITEMS, SHOWN, settings(), ScoreChunks(tmp_path), UsageTracker())
     engine = FakeEngine()
     engine.info = EngineInfo("fake", "1", "fake-model@2")
-    score_items(engine, ITEMS, SHOWN, settings(), ScoreChunks(tmp_path), Tally())
+    score_items(engine, ITEMS, SHOWN, settings(), ScoreChunks(tmp_path), UsageTracker())
     assert engine.asked == 18
 
 
@@ -156,7 +166,7 @@ class ReasoningEngine(FakeEngine):
         super().__init__()
         self.every = every
 
-    def score(self, requests: Sequence[Score]) -> Iterator[tuple[int, Scored]]:
+    def score(self, requests: Sequence[ScoreRequest]) -> Iterator[tuple[int, Scored]]:
         for i, scored in super().score(requests):
             first = self.asked % self.every == 0
             yield i, replace(scored, mass=1e-9, top_token="<think>") if first else scored
@@ -168,24 +178,24 @@ def test_scorer_that_reasons_first_is_refused_after_its_first_scores(tmp_path: P
         with pytest.raises(
             ModelError, match=r"fake-model reasons before it answers.*'<think>'.*enable_thinking: false"
         ):
-            score_items(engine, ITEMS, SHOWN, settings(), ScoreChunks(tmp_path), Tally())
+            score_items(engine, ITEMS, SHOWN, settings(), ScoreChunks(tmp_path), UsageTracker())
     assert engine.asked == 2 * FIRST_ANSWERS
 
 
 def test_few_prompts_of_a_scorer_that_reasons_first_are_refused_too(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="reasons before it answers"):
-        score_items(ReasoningEngine(), ITEMS[:1], None, settings("plain"), ScoreChunks(tmp_path), Tally())
+        score_items(ReasoningEngine(), ITEMS[:1], None, settings("plain"), ScoreChunks(tmp_path), UsageTracker())
 
 
 def test_scorer_that_seldom_reasons_is_not_refused(tmp_path: Path) -> None:
-    found = score_items(ReasoningEngine(every=5), ITEMS, SHOWN, settings(), ScoreChunks(tmp_path), Tally())
+    found = score_items(ReasoningEngine(every=5), ITEMS, SHOWN, settings(), ScoreChunks(tmp_path), UsageTracker())
     assert (found["top_token"] == "<think>").sum() == 3
 
 
 class BracketEngine(FakeEngine):
     """Its first token is a lone bracket: that of a mark of reasoning, or of an answer in brackets."""
 
-    def score(self, requests: Sequence[Score]) -> Iterator[tuple[int, Scored]]:
+    def score(self, requests: Sequence[ScoreRequest]) -> Iterator[tuple[int, Scored]]:
         for i, scored in super().score(requests):
             yield i, replace(scored, mass=1e-9, top_token=" <" if i % 2 else "<")
 
@@ -194,12 +204,14 @@ class BracketEngine(FakeEngine):
 def test_scorer_whose_mark_of_reasoning_is_several_tokens_is_refused(tmp_path: Path, answer: str) -> None:
     engine = BracketEngine(answer)
     with pytest.raises(ModelError, match=r"reasons before it answers: its answers begin with '<think"):
-        score_items(engine, ITEMS, SHOWN, settings(), ScoreChunks(tmp_path), Tally())
+        score_items(engine, ITEMS, SHOWN, settings(), ScoreChunks(tmp_path), UsageTracker())
     assert engine.asked == 18 + 1  # the beginning of one answer is enough
 
 
 def test_scorer_that_begins_with_a_bracket_but_not_with_reasoning_is_not_refused(tmp_path: Path) -> None:
-    found = score_items(BracketEngine("<answer>B</answer>"), ITEMS, SHOWN, settings(), ScoreChunks(tmp_path), Tally())
+    found = score_items(
+        BracketEngine("<answer>B</answer>"), ITEMS, SHOWN, settings(), ScoreChunks(tmp_path), UsageTracker()
+    )
     assert len(found) == 18
 
 
@@ -207,7 +219,7 @@ def test_top_tokens_are_kept_in_chunks_and_in_the_store(tmp_path: Path) -> None:
     engine = FakeEngine()
     with Store(tmp_path / "store.sqlite") as store:
         for make in (lambda: ScoreChunks(tmp_path / "chunks"), lambda: StoredScores(store)):
-            fresh, again = (score_items(engine, ITEMS, SHOWN, settings(), make(), Tally()) for _ in range(2))
+            fresh, again = (score_items(engine, ITEMS, SHOWN, settings(), make(), UsageTracker()) for _ in range(2))
             assert set(fresh["top_token"]) <= set("ABC")
             pd.testing.assert_frame_equal(fresh, again)
             to_table(fresh, schemas.scores(CONFIG.labels))
@@ -215,39 +227,41 @@ def test_top_tokens_are_kept_in_chunks_and_in_the_store(tmp_path: Path) -> None:
 
 
 def test_chunks_and_replies_of_earlier_versions_have_no_top_token(tmp_path: Path) -> None:
-    engine, request = FakeEngine(), Score((), ("A", "B", "C"))
+    engine, request = FakeEngine(), ScoreRequest((), ("A", "B", "C"))
     key = request_key(engine.info, request)
     old = {"key": [key], "scores": [[1.0, 2.0, 3.0]], "mass": [0.5]}
     pq.write_table(pa.table(old), tmp_path / "chunk-old.parquet")
-    assert ScoreChunks(tmp_path).look_up([key]) == {key: Known([1.0, 2.0, 3.0], 0.5, None, None)}
+    assert ScoreChunks(tmp_path).look_up([key]) == {key: StoredScore([1.0, 2.0, 3.0], 0.5, None, None)}
     with Store(tmp_path / "store.sqlite") as store:
         store.put([(key, {}, {"scores": [1.0, 2.0, 3.0], "mass": 0.5})])
-        assert StoredScores(store).look_up([key]) == {key: Known([1.0, 2.0, 3.0], 0.5, None, None)}
+        assert StoredScores(store).look_up([key]) == {key: StoredScore([1.0, 2.0, 3.0], 0.5, None, None)}
 
 
 class CheckingEngine(FakeEngine):
     """Notes what it is asked to check."""
 
-    def check(self, requests: Iterable[tuple[Generate | Score, str]]) -> None:
+    def check(self, requests: Iterable[tuple[Request, str]]) -> None:
         self.checked = [(type(request), name, self.asked) for request, name in requests]
 
 
 def test_all_prompts_are_checked_with_their_items_before_the_first_is_scored(tmp_path: Path) -> None:
     engine = CheckingEngine()
-    score_items(engine, ITEMS, SHOWN, settings(), ScoreChunks(tmp_path), Tally())
-    assert engine.checked == [(Score, f"item {uid}", 0) for uid in ["i1"] * 12 + ["i2"] * 6]
+    score_items(engine, ITEMS, SHOWN, settings(), ScoreChunks(tmp_path), UsageTracker())
+    assert engine.checked == [(ScoreRequest, f"item {uid}", 0) for uid in ["i1"] * 12 + ["i2"] * 6]
 
 
 def test_all_prompts_are_checked_with_their_items_before_the_first_is_answered(tmp_path: Path) -> None:
     engine = CheckingEngine()
     answers(engine, tmp_path / "s.sqlite")
-    assert engine.checked == [(Generate, f"item {uid} (label {label})", 0) for uid in ("i1", "i2") for label in "enc"]
+    assert engine.checked == [
+        (GenerateRequest, f"item {uid} (label {label})", 0) for uid in ("i1", "i2") for label in "enc"
+    ]
 
 
 class CutEngine(FakeEngine):
     """The first answer ends with the model's context, the second at max_new_tokens, all others by themselves."""
 
-    def generate(self, requests: Sequence[Generate]) -> Iterator[tuple[int, Generated]]:
+    def generate(self, requests: Sequence[GenerateRequest]) -> Iterator[tuple[int, Generated]]:
         for i, request in enumerate(requests):
             cut = (request.max_new_tokens - 1, request.max_new_tokens)
             yield i, Generated("- a", "length" if i < 2 else "stop", Usage(10, cut[i] if i < 2 else 3))
@@ -257,11 +271,11 @@ def test_answers_cut_off_by_the_models_context_are_counted_with_their_items(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     for _ in range(2):  # stored ones too
-        tally = Tally()
+        tracker = UsageTracker()
         caplog.clear()
-        answers(CutEngine(), tmp_path / "s.sqlite", tally=tally)
+        answers(CutEngine(), tmp_path / "s.sqlite", tracker=tracker)
         assert "cut off by the end of the model's context, before max_new_tokens: item i1 (label e)" in caplog.text
-        assert tally.provenance()["cut_at_context_end"] == ["item i1 (label e)"]
+        assert tracker.provenance()["cut_at_context_end"] == ["item i1 (label e)"]
 
 
 @pytest.mark.parametrize("text", ["{premise}", "{0} {options}", "{{ 7 * 7 }}", "{% raw %}", "%s $x \\1", "{"])
@@ -276,11 +290,13 @@ def test_braces_in_texts_and_explanations_stay_text(text: str) -> None:
 
 def test_item_without_explanation_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="item i2 has no explanation, but this source shows them"):
-        score_items(FakeEngine(), ITEMS, SHOWN[:2], settings(), ScoreChunks(tmp_path), Tally())
+        score_items(FakeEngine(), ITEMS, SHOWN[:2], settings(), ScoreChunks(tmp_path), UsageTracker())
 
 
-def answers(engine: FakeEngine, path: Path, items: pd.DataFrame = ITEMS, tally: Tally | None = None) -> pd.DataFrame:
-    fields, counts = ("premise", "hypothesis"), tally or Tally()
+def answers(
+    engine: FakeEngine, path: Path, items: pd.DataFrame = ITEMS, tracker: UsageTracker | None = None
+) -> pd.DataFrame:
+    fields, counts = ("premise", "hypothesis"), tracker or UsageTracker()
     with Store(path) as store:
         return generate_answers(engine, items, CONFIG.labels, fields, CONFIG.prompts, Sampling(), 1, store, counts)
 
@@ -314,7 +330,7 @@ def test_the_key_covers_the_whole_request(change: dict) -> None:
     base = {"messages": (), "max_new_tokens": 8, "temperature": 0.0, "seed": 1, "sample_index": 0}
     if change == {"messages": ()}:
         base["messages"] = (Message("user", "x"),)
-    assert request_key(info, Generate(**base)) != request_key(info, Generate(**{**base, **change}))
+    assert request_key(info, GenerateRequest(**base)) != request_key(info, GenerateRequest(**{**base, **change}))
 
 
 # -- keys of labels ------------------------------------------------------------------------------------------------
@@ -331,7 +347,7 @@ def test_scores_mjds_and_biases_do_not_depend_on_the_keys_of_labels(tmp_path: Pa
         )
         settings = PromptSettings(CONFIG.prompts, labels, ("premise", "hypothesis"), "explicit", "all", 1)
         path = tmp_path / f"{keys[0]}.parquet"
-        scores = score_items(FakeEngine(), items, texts, settings, ScoreChunks(tmp_path / keys[0]), Tally())
+        scores = score_items(FakeEngine(), items, texts, settings, ScoreChunks(tmp_path / keys[0]), UsageTracker())
         write_parquet(scores, path, schemas.scores(labels))
         read = read_parquet(path)
         mjd = model_judgments(read, Softmax(temperature=1), labels)

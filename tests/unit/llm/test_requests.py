@@ -7,11 +7,11 @@ import pytest
 from mjd.config.llms import Llm
 from mjd.llm.base import (
     EngineInfo,
-    Generate,
     Generated,
+    GenerateRequest,
     Message,
-    Score,
     Scored,
+    ScoreRequest,
     Usage,
     named_fields,
     reply_fields,
@@ -28,8 +28,8 @@ def test_request_keys_of_earlier_versions_stay() -> None:
     answer = "85915f819181e014c9c92bf3af196d5a710ffd8da008b47c04e0dc9df7045ee6"
     info = EngineInfo("transformers", "5.19.0", "m@1", (("dtype", "float32"),))
     messages = (Message("user", "Why?"),)
-    assert request_key(info, Score(messages, ("A", "B"))) == score
-    assert request_key(info, Generate(messages, 8, seed=1)) == answer
+    assert request_key(info, ScoreRequest(messages, ("A", "B"))) == score
+    assert request_key(info, GenerateRequest(messages, 8, seed=1)) == answer
 
 
 @pytest.mark.parametrize(
@@ -51,15 +51,15 @@ def test_api_request_keys_of_earlier_versions_stay(settings: dict[str, str], sco
     """Replies that were paid for: hashes of commit aa4b8c1, with `merge_variants` true and false."""
     info = engine_info(Llm(title="m", model="m", engine="openai", **settings), "api:m")
     messages = (Message("user", "Why?"),)
-    assert request_key(info, Score(messages, ("A", "B"))) == score
-    assert request_key(info, Generate(messages, 8, seed=1)) == answer
+    assert request_key(info, ScoreRequest(messages, ("A", "B"))) == score
+    assert request_key(info, GenerateRequest(messages, 8, seed=1)) == answer
 
 
 def test_scoring_settings_change_keys_of_scores_alone() -> None:
     plain, merged = (EngineInfo("e", "1", "m", scoring=more) for more in ((), (("letter_tokens", "all"),)))
     messages = (Message("user", "Why?"),)
-    assert request_key(plain, Generate(messages, 8)) == request_key(merged, Generate(messages, 8))
-    assert request_key(plain, Score(messages, ("A",))) != request_key(merged, Score(messages, ("A",)))
+    assert request_key(plain, GenerateRequest(messages, 8)) == request_key(merged, GenerateRequest(messages, 8))
+    assert request_key(plain, ScoreRequest(messages, ("A",))) != request_key(merged, ScoreRequest(messages, ("A",)))
 
 
 TWO_MESSAGES = (Message("system", "Be brief."), Message("user", "Why? \u00fc"))
@@ -81,10 +81,10 @@ INFOS = {
     "plain": EngineInfo("transformers", "5.19.0", "m@1"),
 }
 REQUESTS = {
-    "score": Score(TWO_MESSAGES, ("A", "B", "C")),
-    "one letter": Score(TWO_MESSAGES[1:], ("A",)),
-    "greedy": Generate(TWO_MESSAGES, 8),
-    "sampled": Generate(TWO_MESSAGES, 512, temperature=0.7, top_p=0.9, seed=13, sample_index=3),
+    "score": ScoreRequest(TWO_MESSAGES, ("A", "B", "C")),
+    "one letter": ScoreRequest(TWO_MESSAGES[1:], ("A",)),
+    "greedy": GenerateRequest(TWO_MESSAGES, 8),
+    "sampled": GenerateRequest(TWO_MESSAGES, 512, temperature=0.7, top_p=0.9, seed=13, sample_index=3),
 }
 # Computed by commit 3f80504, which hashed names of classes and attributes.
 KEYS_OF_COMMIT_3F80504 = {

@@ -28,13 +28,13 @@ from mjd.explanations.generation import generate_answers
 from mjd.explanations.selection import candidates, select
 from mjd.io import write_parquet
 from mjd.job import token_counter
-from mjd.llm.base import Generate, Message, Score, Unanswered, Workplace
+from mjd.llm.base import EngineResources, GenerateRequest, Message, Request, ScoreRequest, Unanswered
 from mjd.llm.fake import FakeEngine
 from mjd.llm.openai.engine import OpenAiEngine
 from mjd.llm.store.ledger import Ledger
 from mjd.llm.store.replies import Store
 from mjd.llm.unanswered import UnansweredPrompts
-from mjd.llm.usage import Tally
+from mjd.llm.usage import UsageTracker
 from mjd.systems import System
 from tests.openai.injecting_proxy import InjectingProxy
 from tests.unit.llm.openai.test_engine import Site, completion
@@ -58,22 +58,22 @@ class Refusing(FakeEngine):
         super().__init__()
         self.refused, self.prompts_per_call, self.is_final = refused, per_call, is_final
 
-    def _refuses(self, request: Generate | Score) -> bool:
+    def _refuses(self, request: Request) -> bool:
         text = "\n".join(message.content for message in request.messages)
         return any(part in text for part in self.refused)
 
-    def score(self, requests: Sequence[Score]) -> Iterator[tuple[int, Any]]:
+    def score(self, requests: Sequence[ScoreRequest]) -> Iterator[tuple[int, Any]]:
         for i, scored in super().score(requests):
             yield i, Unanswered("refused", self.is_final) if self._refuses(requests[i]) else scored
 
-    def generate(self, requests: Sequence[Generate]) -> Iterator[tuple[int, Any]]:
+    def generate(self, requests: Sequence[GenerateRequest]) -> Iterator[tuple[int, Any]]:
         for i, answer in super().generate(requests):
             yield i, Unanswered("refused", self.is_final) if self._refuses(requests[i]) else answer
 
 
 def scores(engine: FakeEngine, path: Path, policy: str = "stop", items: pd.DataFrame = ITEMS) -> pd.DataFrame:
     found = UnansweredPrompts(policy)  # type: ignore[arg-type]
-    return score_items(engine, items, None, settings(), ScoreChunks(path), Tally(), unanswered=found)
+    return score_items(engine, items, None, settings(), ScoreChunks(path), UsageTracker(), unanswered=found)
 
 
 # -- scoring -----------------------------------------------------------------------------------------------------------
@@ -92,12 +92,12 @@ def test_unanswered_prompts_of_the_first_group_do_not_stop_the_others(tmp_path: 
 
 def test_drop_leaves_the_prompts_out_and_counts_them(tmp_path: Path) -> None:
     class EveryThird(FakeEngine):
-        def score(self, requests: Sequence[Score]) -> Iterator[tuple[int, Any]]:
+        def score(self, requests: Sequence[ScoreRequest]) -> Iterator[tuple[int, Any]]:
             for i, scored in super().score(requests):
                 yield i, scored if i % 3 else Unanswered("refused")
 
     found = UnansweredPrompts("drop")
-    table = score_items(EveryThird(), ITEMS, None, settings(), ScoreChunks(tmp_path), Tally(), "s", found)
+    table = score_items(EveryThird(), ITEMS, None, settings(), ScoreChunks(tmp_path), UsageTracker(), "s", found)
     assert (len(table), found.provenance()) == (12, {"unanswered_prompts": 6})
     mjd = model_judgments(table, Softmax(temperature=1), LABELS)
     assert mjd["n_prompts"].tolist() == [4, 4, 4]
@@ -105,7 +105,7 @@ def test_drop_leaves_the_prompts_out_and_counts_them(tmp_path: Path) -> None:
 
 def test_an_item_without_any_answered_prompt_has_no_mjd(tmp_path: Path) -> None:
     found = UnansweredPrompts("drop")
-    table = score_items(Refusing("P2."), ITEMS, None, settings(), ScoreChunks(tmp_path), Tally(), "s", found)
+    table = score_items(Refusing("P2."), ITEMS, None, settings(), ScoreChunks(tmp_path), UsageTracker(), "s", found)
     assert model_judgments(table, Softmax(), LABELS)["uid"].tolist() == ["i1", "i3"]
     assert found.provenance() == {"unanswered_prompts": 6, "items_without_scores": 1}
 
@@ -124,7 +124,7 @@ def test_an_outage_is_never_dropped(tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_scores_that_are_no_numbers_are_unanswered_in_any_engine(tmp_path: Path, value: float) -> None:
     class Overflowing(FakeEngine):
-        def score(self, requests: Sequence[Score]) -> Iterator[tuple[int, Any]]:
+        def score(self, requests: Sequence[ScoreRequest]) -> Iterator[tuple[int, Any]]:
             for i, scored in super().score(requests):
                 yield i, scored if i else replace(scored, scores=(value, 1.0, 2.0))
 
@@ -141,7 +141,17 @@ def test_scores_that_are_no_numbers_are_unanswered_in_any_engine(tmp_path: Path,
 def answers(engine: FakeEngine, path: Path, found: UnansweredPrompts) -> pd.DataFrame:
     with Store(path) as store:
         return generate_answers(
-            engine, ITEMS, LABELS, ("premise", "hypothesis"), CONFIG.prompts, Sampling(), 1, store, Tally(), "e", found
+            engine,
+            ITEMS,
+            LABELS,
+            ("premise", "hypothesis"),
+            CONFIG.prompts,
+            Sampling(),
+            1,
+            store,
+            UsageTracker(),
+            "e",
+            found,
         )
 
 
@@ -181,7 +191,7 @@ def test_drop_without_any_explanation_is_an_error_that_does_not_advise_drop() ->
 def test_drop_scores_the_items_that_have_explanations(tmp_path: Path) -> None:
     found = UnansweredPrompts("drop")
     how = settings("explicit")
-    table = score_items(FakeEngine(), ITEMS, SHOWN, how, ScoreChunks(tmp_path), Tally(), "s", found)
+    table = score_items(FakeEngine(), ITEMS, SHOWN, how, ScoreChunks(tmp_path), UsageTracker(), "s", found)
     assert set(table["uid"]) == {"i1", "i2"}
     assert found.provenance() == {"items_without_explanations": 1}
 
@@ -239,7 +249,7 @@ def gapped(tmp_path: Path) -> pd.DataFrame:
         [(uid, i, label, f"{uid}{i}") for uid in ITEMS["uid"] for i, label in enumerate("en")],
         columns=["uid", "position", "label", "text"],
     )
-    whole = score_items(FakeEngine(), ITEMS, shown, settings("explicit"), ScoreChunks(tmp_path), Tally())
+    whole = score_items(FakeEngine(), ITEMS, shown, settings("explicit"), ScoreChunks(tmp_path), UsageTracker())
     return whole.drop(index=4).reset_index(drop=True)
 
 
@@ -307,7 +317,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 def openai_engine(proxy: InjectingProxy, store: Store, **more: Any) -> OpenAiEngine:
     values = {"base_url": proxy.url, "api_key_env": None, "max_wait": 0.01, "concurrency": 4, **more}
     llm = Llm(title="x", model="m", engine="openai", openai=values)
-    return OpenAiEngine("", llm, "api:m", Workplace(ledger=Ledger(store, "api:m", PRICES, 1.0), count_tokens=len))
+    return OpenAiEngine("", llm, "api:m", EngineResources(ledger=Ledger(store, "api:m", PRICES, 1.0), count_tokens=len))
 
 
 def spending(store: Store) -> tuple[float, int, int]:
@@ -318,7 +328,7 @@ def spending(store: Store) -> tuple[float, int, int]:
 def test_injected_replies_keep_every_good_one_and_pay_none_twice(
     proxy: InjectingProxy, store: Store, tmp_path: Path
 ) -> None:
-    asked = [Generate((Message("user", f"Why? {i}"),), 8) for i in range(40)]
+    asked = [GenerateRequest((Message("user", f"Why? {i}"),), 8) for i in range(40)]
     found = dict(openai_engine(proxy, store).generate(asked))
     bad = {i for i, one in found.items() if isinstance(one, Unanswered)}
     assert (len(found), len(bad), len(store)) == (40, proxy.unusable(), 40 - proxy.unusable())
@@ -354,7 +364,7 @@ def test_injected_scores_end_the_job_with_the_list_and_the_rerun_asks_for_these(
     def run() -> pd.DataFrame:
         engine = openai_engine(proxy, store)
         engine.prompts_per_call = 6
-        return score_items(engine, ITEMS, None, settings(), StoredScores(store), Tally())
+        return score_items(engine, ITEMS, None, settings(), StoredScores(store), UsageTracker())
 
     with pytest.raises(ModelError, match=r"of 18 prompts got no usable reply: item i\d .*: ") as error:
         run()
@@ -370,13 +380,13 @@ def test_injected_scores_end_the_job_with_the_list_and_the_rerun_asks_for_these(
 def test_stored_scores_that_no_model_means_are_asked_for_again(proxy: InjectingProxy, store: Store) -> None:
     """Earlier versions kept them as final."""
     proxy.healed = True
-    first = score_items(openai_engine(proxy, store), ITEMS, None, settings(), StoredScores(store), Tally())
+    first = score_items(openai_engine(proxy, store), ITEMS, None, settings(), StoredScores(store), UsageTracker())
     keys = [key for key, *_ in store.rows()][:3]
     for key, value in zip(keys, ("-Infinity", "-9999.0", "NaN"), strict=True):
         broken = f'{{"scores": [{value}, -1.0, -2.0], "kind": "logprob", "mass": 0.5, "bound": null}}'
         store.db.execute("UPDATE replies SET reply = ? WHERE key = ?", (broken, key))
     engine = openai_engine(proxy, store)
-    again = score_items(engine, ITEMS, None, settings(), StoredScores(store), Tally())
+    again = score_items(engine, ITEMS, None, settings(), StoredScores(store), UsageTracker())
     assert engine.ledger.requests == 3
     pd.testing.assert_frame_equal(again, first)
 
@@ -384,7 +394,7 @@ def test_stored_scores_that_no_model_means_are_asked_for_again(proxy: InjectingP
 def test_a_reply_is_stored_though_the_job_dies_before_it_reads_it(proxy: InjectingProxy, store: Store) -> None:
     """Booked and stored in one transaction: a crash between them would pay twice."""
     proxy.healed = True
-    asked = [Score((Message("user", f"Which? {i}"),), ("A", "B")) for i in range(12)]
+    asked = [ScoreRequest((Message("user", f"Which? {i}"),), ("A", "B")) for i in range(12)]
     replies = openai_engine(proxy, store).score(asked)
     next(replies)
     replies.close()  # type: ignore[attr-defined]

@@ -14,7 +14,7 @@ from mjd.config.schema import Config
 from mjd.data.items import train_items
 from mjd.data.loaders import load_items
 from mjd.estimators.item_prompts import PromptSettings, item_prompts
-from mjd.llm.base import Generate, Score, Usage, request_key
+from mjd.llm.base import Request, ScoreRequest, Usage, request_key
 from mjd.llm.openai.engine import engine_info
 from mjd.llm.store.ledger import Ledger
 from mjd.llm.store.replies import Store, request_record
@@ -64,7 +64,7 @@ def test_equal_prompts_are_counted_once(tiny: Path) -> None:
     """Candidates that are shown twice make fewer prompts than orders."""
     distinct: dict[str, int] = {}
 
-    def count(job: PlannedJob, requests: Callable[[], Iterator[Generate | Score]]) -> int:
+    def count(job: PlannedJob, requests: Callable[[], Iterator[Request]]) -> int:
         distinct[job.variant] = len(set(requests()))
         return 0
 
@@ -130,7 +130,7 @@ def test_the_summary_adds_up(tiny: Path) -> None:
 
 
 def test_an_approximation_leaves_the_chat_template_out(tiny: Path) -> None:
-    request = Score(messages=(), letters=("A",))
+    request = ScoreRequest(messages=(), letters=("A",))
     assert approximate_counter(tiny, "tiny").prompt([request.messages]) == [0]
     assert not approximate_counter(tiny, "tiny").is_own
 
@@ -142,7 +142,7 @@ def test_paid_prompts_are_found_in_the_store_by_key(tiny: Path, tmp_path: Path) 
     info = engine_info(chosen.llms["smollm2"], "api:m")
     with Store(tmp_path / "store" / "answers.sqlite") as store:
 
-        def keep_seven(job: PlannedJob, requests: Callable[[], Iterator[Generate | Score]]) -> int:
+        def keep_seven(job: PlannedJob, requests: Callable[[], Iterator[Request]]) -> int:
             if job.variant == "none-all-plain":
                 for request in list(requests())[:7]:
                     store.put([(request_key(info, request), request_record(info, request), {})])

@@ -17,7 +17,7 @@ from mjd import registry
 from mjd.backends.checkpoints import load_tokenizer
 from mjd.errors import ModelError
 from mjd.llm import reasoning
-from mjd.llm.base import Generate, Message, Score
+from mjd.llm.base import GenerateRequest, Message, Request, ScoreRequest
 from mjd.llm.chat import template as templates
 from mjd.llm.chat.letters import LetterTokens, check_distinct, spellings
 from mjd.llm.chat.markers import Markers
@@ -177,7 +177,7 @@ class ChatTokenizer:
         ids = self.tokenizer(list(texts), add_special_tokens=self.is_plain, return_attention_mask=False)["input_ids"]
         return [list(map(int, one)) for one in ids]
 
-    def check(self, requests: Iterable[tuple[Generate | Score, str]]) -> None:
+    def check(self, requests: Iterable[tuple[Request, str]]) -> None:
         """Check the prompts of a job before its first answer, and note what is special about them.
 
         Args:
@@ -192,14 +192,14 @@ class ChatTokenizer:
         prompt = None
         for request, name in requests:
             try:
-                prompt = self.prompt(request.messages, isinstance(request, Score))
+                prompt = self.prompt(request.messages, isinstance(request, ScoreRequest))
                 if self.markers.inside(prompt):
                     self.markers.as_text(prompt)
                     marked.append(name)
                 elif prompt.imitates_turns:
                     imitating.append(name)
-                wanted = request.max_new_tokens if isinstance(request, Generate) else 0
-                if isinstance(request, Score):
+                wanted = request.max_new_tokens if isinstance(request, GenerateRequest) else 0
+                if isinstance(request, ScoreRequest):
                     self.letter_spellings(request.letters, prompt.text)
                 # A token is at least one byte.
                 if self.longest and len(prompt.text.encode()) + 8 + wanted > self.longest - self.answer_room:

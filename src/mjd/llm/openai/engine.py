@@ -15,13 +15,14 @@ from mjd.errors import ModelError
 from mjd.llm.base import (
     Engine,
     EngineInfo,
-    Generate,
+    EngineResources,
     Generated,
-    Score,
+    GenerateRequest,
+    Request,
     Scored,
+    ScoreRequest,
     Unanswered,
     Usage,
-    Workplace,
     request_key,
 )
 from mjd.llm.openai import markers as openai_markers
@@ -66,7 +67,7 @@ class OpenAiEngine(Engine):
         directory: not used, API models have none.
         settings: the LLM's configuration entry.
         identity: `api:` and the endpoint's name of the model.
-        workplace: holds the ledger that prices are booked in.
+        resources: holds the ledger that prices are booked in.
 
     Raises:
         ModelError: the job has no ledger.
@@ -75,16 +76,16 @@ class OpenAiEngine(Engine):
     score_kind = ENGINES["openai"].score_kind
     is_paid = ENGINES["openai"].is_paid
 
-    def __init__(self, directory: str | Path, settings: Llm, identity: str, workplace: Workplace) -> None:
-        if workplace.ledger is None:
+    def __init__(self, directory: str | Path, settings: Llm, identity: str, resources: EngineResources) -> None:
+        if resources.ledger is None:
             raise ModelError(f"{identity} is behind an API, and this job books no spending.", "Report this as a bug.")
         self.settings = settings.openai
         self.letter_tokens = settings.letter_tokens
         self.template = settings.chat_template_kwargs
         if self.settings.batch:  # all at once: `batch_size` is what cuts them, and batches run side by side
             self.prompts_per_call = None
-        self.ledger = workplace.ledger
-        self.count_tokens = workplace.count_tokens or ByteRate()
+        self.ledger = resources.ledger
+        self.count_tokens = resources.count_tokens or ByteRate()
         self.model = identity.removeprefix("api:")
         self.info = engine_info(settings, identity)
         self._lists_letters = False
@@ -98,12 +99,12 @@ class OpenAiEngine(Engine):
 
     # -- what an engine does -----------------------------------------------------------------------------------
 
-    def generate(self, requests: Sequence[Generate]) -> Iterator[tuple[int, Generated | Unanswered]]:
+    def generate(self, requests: Sequence[GenerateRequest]) -> Iterator[tuple[int, Generated | Unanswered]]:
         """Answer every request; see `score` for errors."""
         bodies = [replies.generate_body(self.model, one, self.settings, self.template) for one in requests]
         return self._run(requests, bodies)  # type: ignore[return-value]
 
-    def score(self, requests: Sequence[Score]) -> Iterator[tuple[int, Scored | Unanswered]]:
+    def score(self, requests: Sequence[ScoreRequest]) -> Iterator[tuple[int, Scored | Unanswered]]:
         """Score every request.
 
         The first request is sent alone, so that an endpoint without `logprobs`, or a model that begins with something
@@ -139,7 +140,7 @@ class OpenAiEngine(Engine):
 
     # -- requests ----------------------------------------------------------------------------------------------
 
-    def _run(self, requests: Sequence[Generate | Score], bodies: Sequence[Body]) -> Iterator[tuple[int, Response]]:
+    def _run(self, requests: Sequence[Request], bodies: Sequence[Body]) -> Iterator[tuple[int, Response]]:
         """Responses to requests; equal ones are sent once."""
         places: dict[str, list[int]] = {}
         asked: list[Asked] = []

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from mjd.config.llms import OpenAi
-from mjd.llm.base import Generate, Generated, Message, Score, Scored, Usage
+from mjd.llm.base import Generated, GenerateRequest, Message, Scored, ScoreRequest, Usage
 from mjd.llm.logprobs import ROUNDING, is_meant
 from mjd.llm.openai import markers as openai_markers
 from mjd.llm.openai.errors import MissingLogprobsError, NoLetterError, UnreadableReplyError, WithheldReplyError
@@ -28,7 +28,7 @@ _BROKEN_OFF = re.compile(r"error|abort|cancel|time_?out|fail|overload|insufficie
 
 
 def score_body(
-    model: str, request: Score, settings: OpenAi, template: Mapping[str, Any] | None = None
+    model: str, request: ScoreRequest, settings: OpenAi, template: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """JSON body that asks for the most likely first tokens; `template` holds variables of the chat template."""
     asked = {"logprobs": True, "top_logprobs": settings.top_logprobs, "temperature": 0, settings.max_tokens_key: 1}
@@ -36,7 +36,7 @@ def score_body(
 
 
 def generate_body(
-    model: str, request: Generate, settings: OpenAi, template: Mapping[str, Any] | None = None
+    model: str, request: GenerateRequest, settings: OpenAi, template: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """JSON body that asks for an answer; `template` as for `score_body`."""
     asked: dict[str, Any] = {"temperature": request.temperature, settings.max_tokens_key: request.max_new_tokens}

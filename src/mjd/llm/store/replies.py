@@ -23,7 +23,14 @@ from types import TracebackType
 from typing import Any
 
 from mjd.errors import DataError
-from mjd.llm.base import KIND_GENERATE, KIND_SCORE, EngineInfo, Generate, Score, request_fields, stored_key
+from mjd.llm.base import (
+    KIND_GENERATE,
+    KIND_SCORE,
+    EngineInfo,
+    Request,
+    request_fields,
+    stored_key,
+)
 from mjd.runtime.locks import LOCAL_DISK, check_locks, in_turn, unwritable
 
 _TABLES = """
@@ -233,7 +240,7 @@ def one_at_a_time(store: Path, model: str) -> Iterator[None]:
         yield
 
 
-def request_record(info: EngineInfo, request: Generate | Score) -> dict[str, Any]:
+def request_record(info: EngineInfo, request: Request) -> dict[str, Any]:
     """A request as the store keeps it; with its kind it gives the key again."""
     return {"engine": info.record(request), **request_fields(request)}
 

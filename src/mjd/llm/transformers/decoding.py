@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 
 from mjd.errors import ModelError
-from mjd.llm.base import Generate
+from mjd.llm.base import GenerateRequest
 from mjd.llm.transformers.tree import Ints, forest, passes, path_rows
 from mjd.llm.transformers.tree_attention import Attends, Walk, attend_batch
 
@@ -28,7 +28,7 @@ Forward = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None, Attends], t
 class Chooser:
     """Chooses the tokens of one answer: greedy, or sampled from a generator of its own, whatever the batch is."""
 
-    def __init__(self, request: Generate) -> None:
+    def __init__(self, request: GenerateRequest) -> None:
         self.request = request
         self.random = torch.Generator().manual_seed(request.random_seed(bits=56))
 
@@ -154,7 +154,7 @@ class Decoder:
         self.forward, self.device, self.end_ids = forward, device, end_ids
         self.tokens_per_pass, self.n_slots = tokens_per_pass, n_slots
 
-    def run(self, prompts: Sequence[Sequence[int]], requests: Sequence[Generate]) -> Iterator[Answer]:
+    def run(self, prompts: Sequence[Sequence[int]], requests: Sequence[GenerateRequest]) -> Iterator[Answer]:
         """Answer every prompt (token ids); answers come as they finish. Those that share a beginning go together."""
         waiting = sorted(range(len(prompts)), key=lambda i: list(prompts[i]), reverse=True)
         room = max(len(ids) + r.max_new_tokens for ids, r in zip(prompts, requests, strict=True))

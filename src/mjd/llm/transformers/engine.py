@@ -23,7 +23,17 @@ from mjd.backends.checkpoints import (
 from mjd.backends.devices import keep_freed_memory, resolve_device, set_threads
 from mjd.config.llms import Llm
 from mjd.errors import ModelError
-from mjd.llm.base import Engine, EngineInfo, Generate, Generated, Score, Scored, Usage, Workplace
+from mjd.llm.base import (
+    Engine,
+    EngineInfo,
+    EngineResources,
+    Generated,
+    GenerateRequest,
+    Request,
+    Scored,
+    ScoreRequest,
+    Usage,
+)
 from mjd.llm.chat.letters import letter_scores
 from mjd.llm.chat.tokens import ChatTokenizer
 from mjd.llm.specs import ENGINES
@@ -42,7 +52,7 @@ class TransformersEngine(Engine):
         directory: model directory with weights, tokenizer and (usually) a chat template.
         settings: the LLM's configuration entry.
         identity: model and revision, for request keys and provenance.
-        workplace: CPU threads to use.
+        resources: CPU threads to use.
 
     Raises:
         ModelError: the directory's model cannot be loaded, or lacks weights.
@@ -50,9 +60,11 @@ class TransformersEngine(Engine):
 
     score_kind = ENGINES["transformers"].score_kind
 
-    def __init__(self, directory: str | Path, settings: Llm, identity: str, workplace: Workplace | None = None) -> None:
-        if workplace and workplace.threads:
-            set_threads(workplace.threads)
+    def __init__(
+        self, directory: str | Path, settings: Llm, identity: str, resources: EngineResources | None = None
+    ) -> None:
+        if resources and resources.threads:
+            set_threads(resources.threads)
         keep_freed_memory()
         self.settings = settings
         # Enough that free slots find further prompts.
@@ -90,7 +102,7 @@ class TransformersEngine(Engine):
             longest=self.tokens.longest,
         )
 
-    def check(self, requests: Iterable[tuple[Generate | Score, str]]) -> None:
+    def check(self, requests: Iterable[tuple[Request, str]]) -> None:
         """Check every prompt of a job, see `ChatTokenizer.check`."""
         self.tokens.check(requests)
 
@@ -100,7 +112,7 @@ class TransformersEngine(Engine):
 
     # -- scoring ---------------------------------------------------------------------------------------------
 
-    def score(self, requests: Sequence[Score]) -> Iterator[tuple[int, Scored]]:
+    def score(self, requests: Sequence[ScoreRequest]) -> Iterator[tuple[int, Scored]]:
         """Score every request; scores come as passes end."""
         if not requests:
             return
@@ -122,7 +134,7 @@ class TransformersEngine(Engine):
 
     # -- generation ------------------------------------------------------------------------------------------
 
-    def generate(self, requests: Sequence[Generate]) -> Iterator[tuple[int, Generated]]:
+    def generate(self, requests: Sequence[GenerateRequest]) -> Iterator[tuple[int, Generated]]:
         """Answer every request; answers come as they finish, at the end of the model's context at the latest."""
         if not requests:
             return
@@ -144,7 +156,7 @@ class TransformersEngine(Engine):
             )
 
     @torch.inference_mode()
-    def _answers(self, ids: Sequence[Sequence[int]], requests: Sequence[Generate]) -> Iterator[Answer]:
+    def _answers(self, ids: Sequence[Sequence[int]], requests: Sequence[GenerateRequest]) -> Iterator[Answer]:
         yield from self.execution.answers(ids, requests, self.end_ids)
 
 

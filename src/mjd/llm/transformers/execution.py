@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 
 from mjd.errors import ModelError
-from mjd.llm.base import Generate
+from mjd.llm.base import GenerateRequest
 from mjd.llm.transformers import reference
 from mjd.llm.transformers.decoding import Answer
 from mjd.llm.transformers.plain import OnePromptAtATime, PaddedBatches
@@ -40,7 +40,7 @@ class Way(Protocol):
     def last_logits(self, ids: Sequence[Sequence[int]]) -> Iterator[tuple[list[int], torch.Tensor]]: ...
 
     def answers(
-        self, ids: Sequence[Sequence[int]], requests: Sequence[Generate], end_ids: frozenset[int]
+        self, ids: Sequence[Sequence[int]], requests: Sequence[GenerateRequest], end_ids: frozenset[int]
     ) -> Iterator[Answer]: ...
 
     def probe_last(self, ids: Sequence[Sequence[int]]) -> torch.Tensor: ...
@@ -103,7 +103,7 @@ class Execution:
             yield batch, logits
 
     def answers(
-        self, ids: Sequence[Sequence[int]], requests: Sequence[Generate], end_ids: frozenset[int]
+        self, ids: Sequence[Sequence[int]], requests: Sequence[GenerateRequest], end_ids: frozenset[int]
     ) -> Iterator[Answer]:
         """Answers to prompts (token ids), as they finish.
 

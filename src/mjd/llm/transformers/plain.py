@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from mjd.errors import ModelError
-from mjd.llm.base import Generate
+from mjd.llm.base import GenerateRequest
 from mjd.llm.transformers.decoding import Answer, Chooser
 from mjd.llm.transformers.reference import accepts, logits_alone
 
@@ -95,7 +95,7 @@ class PaddedBatches:
         return torch.stack(found, dim=1)
 
     def answers(
-        self, ids: Sequence[Sequence[int]], requests: Sequence[Generate], end_ids: frozenset[int]
+        self, ids: Sequence[Sequence[int]], requests: Sequence[GenerateRequest], end_ids: frozenset[int]
     ) -> Iterator[Answer]:
         """The answers to prompts (token ids), batch by batch, longest prompts first."""
         longest_first = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
@@ -104,7 +104,7 @@ class PaddedBatches:
             yield from self._generate({i: ids[i] for i in batch}, requests, end_ids)
 
     def _generate(
-        self, ids: Mapping[int, Sequence[int]], requests: Sequence[Generate], end_ids: frozenset[int]
+        self, ids: Mapping[int, Sequence[int]], requests: Sequence[GenerateRequest], end_ids: frozenset[int]
     ) -> list[Answer]:
         """Answers of one batch, prompts' token ids by index into `requests`; finished ones leave the batch at once."""
         answers = [Answer(i, len(one), Chooser(requests[i])) for i, one in ids.items()]
@@ -197,7 +197,7 @@ class OnePromptAtATime:
         return torch.stack(found)
 
     def answers(
-        self, ids: Sequence[Sequence[int]], requests: Sequence[Generate], end_ids: frozenset[int]
+        self, ids: Sequence[Sequence[int]], requests: Sequence[GenerateRequest], end_ids: frozenset[int]
     ) -> Iterator[Answer]:
         """The answers to prompts (token ids), in their order; tokens are chosen as in every other way of running."""
         for i, (one, request) in enumerate(zip(ids, requests, strict=True)):

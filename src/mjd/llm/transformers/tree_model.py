@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from mjd.errors import ModelError
-from mjd.llm.base import Generate
+from mjd.llm.base import GenerateRequest
 from mjd.llm.transformers import tree_attention
 from mjd.llm.transformers.decoding import Answer, Decoder, Slots
 from mjd.llm.transformers.reference import can_set_attention, difference, other_token, set_attention, tolerance
@@ -96,7 +96,7 @@ class TreeModel:
                 yield [part[i] for i in step.prompts], logits
 
     def answers(
-        self, ids: Sequence[Sequence[int]], requests: Sequence[Generate], end_ids: frozenset[int]
+        self, ids: Sequence[Sequence[int]], requests: Sequence[GenerateRequest], end_ids: frozenset[int]
     ) -> Iterator[Answer]:
         """The answers to prompts (token ids), as they finish."""
         yield from self.decoder(end_ids, self.n_slots).run(ids, requests)

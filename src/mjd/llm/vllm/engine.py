@@ -18,7 +18,17 @@ from typing import IO, Any
 
 from mjd.config.llms import Llm
 from mjd.errors import ModelError
-from mjd.llm.base import Engine, EngineInfo, Generate, Generated, Score, Scored, Usage, Workplace
+from mjd.llm.base import (
+    Engine,
+    EngineInfo,
+    EngineResources,
+    Generated,
+    GenerateRequest,
+    Request,
+    Scored,
+    ScoreRequest,
+    Usage,
+)
 from mjd.llm.chat.tokens import ChatTokenizer
 from mjd.llm.specs import ScoreKind
 from mjd.runtime.caches import cache_environment
@@ -51,13 +61,13 @@ class VllmEngine(Engine):
         directory: model directory.
         settings: the LLM's configuration entry.
         identity: model and revision, for request keys and provenance.
-        workplace: CPU threads to use, where vLLM runs on CPU.
+        resources: CPU threads to use, where vLLM runs on CPU.
 
     Raises:
         ModelError: no interpreter with vLLM is found.
     """
 
-    def __init__(self, directory: str | Path, settings: Llm, identity: str, workplace: Workplace) -> None:
+    def __init__(self, directory: str | Path, settings: Llm, identity: str, resources: EngineResources) -> None:
         self.settings = settings
         self.score_kind: ScoreKind = settings.score_kind
         self.python = find_python(settings.vllm.python)
@@ -78,16 +88,16 @@ class VllmEngine(Engine):
         scoring = self.tokens.scoring()
         self.info = EngineInfo("vllm", vllm_version(self.python), identity, tuple(changing), scoring)
         self._arguments = _llm_arguments(directory, settings)
-        self._environment = worker_environment(settings, workplace.threads or 1)
+        self._environment = worker_environment(settings, resources.threads or 1)
         self._worker: Worker | None = None
 
-    def check(self, requests: Iterable[tuple[Generate | Score, str]]) -> None:
+    def check(self, requests: Iterable[tuple[Request, str]]) -> None:
         """Check every prompt of a job, see `ChatTokenizer.check`, and its length with the answer, see `generate`."""
         self.tokens.check(self._that_fit(requests))
 
-    def _that_fit(self, requests: Iterable[tuple[Generate | Score, str]]) -> Iterator[tuple[Generate | Score, str]]:
+    def _that_fit(self, requests: Iterable[tuple[Request, str]]) -> Iterator[tuple[Request, str]]:
         for request, name in requests:
-            if self.settings.vllm.max_length and isinstance(request, Generate):
+            if self.settings.vllm.max_length and isinstance(request, GenerateRequest):
                 self._check_length(self.tokens.encode([self.tokens.prompt(request.messages)])[0], request, name)
             yield request, name
 
@@ -95,7 +105,7 @@ class VllmEngine(Engine):
         """Tokens of the letters, template variables, and what `check` noted."""
         return self.tokens.report()
 
-    def score(self, requests: Sequence[Score]) -> Iterator[tuple[int, Scored]]:
+    def score(self, requests: Sequence[ScoreRequest]) -> Iterator[tuple[int, Scored]]:
         """Score every request: natural-log probabilities, or logits where `vllm.scores` says so."""
         prompts = [self.tokens.prompt(request.messages, is_scored=True) for request in requests]
         ids = self.tokens.encode(prompts)
@@ -110,7 +120,7 @@ class VllmEngine(Engine):
             top = self.tokens.token_text(reply["tokens"][0]) if reply["tokens"] else None
             yield i, Scored(scores, self.score_kind, mass, Usage(len(ids[i])), top_token=top)
 
-    def generate(self, requests: Sequence[Generate]) -> Iterator[tuple[int, Generated]]:
+    def generate(self, requests: Sequence[GenerateRequest]) -> Iterator[tuple[int, Generated]]:
         """Answer every request.
 
         Raises:
@@ -137,7 +147,7 @@ class VllmEngine(Engine):
             text = self.tokens.answer(written, prompts[i])
             yield i, Generated(text, "stop" if ended else "length", Usage(len(ids[i]), len(written)))
 
-    def _check_length(self, ids: Sequence[int], request: Generate, name: str = "") -> None:
+    def _check_length(self, ids: Sequence[int], request: GenerateRequest, name: str = "") -> None:
         """Raise `ModelError` when an answer might be cut off at `vllm.max_length`."""
         longest, most = len(ids) + request.max_new_tokens, self.settings.vllm.max_length
         if most and longest > most:

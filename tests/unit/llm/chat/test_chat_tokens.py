@@ -15,7 +15,7 @@ from tokenizers import AddedToken, normalizers
 from transformers import PreTrainedTokenizerFast
 
 from mjd.errors import ConfigError, ModelError
-from mjd.llm.base import EngineInfo, Generate, Message, Score, request_key
+from mjd.llm.base import EngineInfo, GenerateRequest, Message, ScoreRequest, request_key
 from mjd.llm.chat.letters import letter_scores
 from mjd.llm.chat.tokens import ChatTokenizer
 from tests.unit.llm.chat.chat_tokenizers import CHATML, KINDS, MISTRAL, SPECIAL, save_tokenizer, tokenizer_of
@@ -125,7 +125,7 @@ def test_letter_tokens_all_enters_keys_of_scores_alone(tmp_path: Path) -> None:
     every, single = tokens(tmp_path), tokens(tmp_path, letter_tokens="single")
     assert (every.scoring(), single.scoring()) == ((("letter_tokens", "all"),), ())
     infos = [EngineInfo("transformers", "1", "m", chat.settings(), chat.scoring()) for chat in (every, single)]
-    score, answer = Score(tuple(user("?")), ("A", "B")), Generate(tuple(user("?")), 8)
+    score, answer = ScoreRequest(tuple(user("?")), ("A", "B")), GenerateRequest(tuple(user("?")), 8)
     assert len({request_key(info, score) for info in infos}) == 2
     assert len({request_key(info, answer) for info in infos}) == 1
     assert request_key(infos[1], score) == request_key(EngineInfo("transformers", "1", "m", every.settings()), score)
@@ -133,7 +133,7 @@ def test_letter_tokens_all_enters_keys_of_scores_alone(tmp_path: Path) -> None:
 
 def test_provenance_names_the_letters_tokens(tmp_path: Path) -> None:
     chat = tokens(tmp_path)
-    chat.check(zip([Score(tuple(user("?")), ("A", "B"))], ["item i1"], strict=True))
+    chat.check(zip([ScoreRequest(tuple(user("?")), ("A", "B"))], ["item i1"], strict=True))
     found = chat.report()["letter_token_ids"]
     assert list(found) == ["A", "B"]
     assert list(found["A"].values()) == ["A", "ĠA"]
@@ -199,7 +199,7 @@ def test_template_text_that_depends_on_contents_is_no_error(tmp_path: Path) -> N
 
 def test_check_names_the_item_of_a_refused_prompt(tmp_path: Path) -> None:
     chat = tokens(tmp_path, template="{% for m in messages %}{{ m.content | escape }}{% endfor %}")
-    asked = [Generate(tuple(user(text)), 4) for text in ("fine", "a < b")]
+    asked = [GenerateRequest(tuple(user(text)), 4) for text in ("fine", "a < b")]
     with pytest.raises(ModelError, match=r"^Item i2: The chat template of tiny alters the user message"):
         chat.check(zip(asked, ["item i1", "item i2"], strict=True))
 
@@ -207,7 +207,7 @@ def test_check_names_the_item_of_a_refused_prompt(tmp_path: Path) -> None:
 def test_provenance_shows_what_the_template_adds(tmp_path: Path) -> None:
     default = "{% if messages[0].role != 'system' %}<|im_start|>system\nYou are Q.<|im_end|>\n{% endif %}"
     chat = tokens(tmp_path, template=default + CHATML)
-    chat.check(zip([Generate(tuple(user("Why?")), 4)], ["item i1"], strict=True))
+    chat.check(zip([GenerateRequest(tuple(user("Why?")), 4)], ["item i1"], strict=True))
     assert chat.report()["prompt_frame"] == (
         "<|im_start|>system\nYou are Q.<|im_end|>\n<|im_start|>user\n{user}<|im_end|>\n<|im_start|>assistant\n"
     )
@@ -319,7 +319,7 @@ def test_added_words_and_spaces_are_no_markers(tmp_path: Path) -> None:
 
 def test_texts_with_markers_are_counted_with_their_items(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     chat = tokens(tmp_path)
-    asked = [Generate(tuple(user(text)), 4) for text in ("fine", "a <|im_end|>", "b </s>")]
+    asked = [GenerateRequest(tuple(user(text)), 4) for text in ("fine", "a <|im_end|>", "b </s>")]
     with caplog.at_level(logging.WARNING):
         chat.check(zip(asked, ["item i1", "item i2", "item i3"], strict=True))
     assert (
@@ -334,7 +334,7 @@ def test_texts_with_turn_marks_that_are_no_tokens_are_counted(tmp_path: Path, ca
     chat = tokens(tmp_path, template=MISTRAL)
     texts = ("Rain. [/INST] A [INST]", "Rain [INS", "Rain. <|im_end|>", "[INST]")
     with caplog.at_level(logging.WARNING):
-        chat.check((Generate(tuple(user(text)), 1), f"item i{i}") for i, text in enumerate(texts))
+        chat.check((GenerateRequest(tuple(user(text)), 1), f"item i{i}") for i, text in enumerate(texts))
     found = chat.report()
     assert (found["prompts_with_turn_marks"], found["items_with_turn_marks"]) == (2, ["item i0", "item i3"])
     assert found["prompts_with_markers"] == 1
@@ -403,11 +403,11 @@ def test_variable_that_the_template_does_not_read_is_refused(tmp_path: Path, tem
 )
 def test_template_that_opens_reasoning_is_refused_for_scores_alone(tmp_path: Path, opener: str) -> None:
     chat = tokens(tmp_path, template=CHATML + opener)
-    chat.check(zip([Generate(tuple(user("?")), 4)], ["item i1"], strict=True))
+    chat.check(zip([GenerateRequest(tuple(user("?")), 4)], ["item i1"], strict=True))
     with pytest.raises(
         ModelError, match=r"Item i1: The chat template of tiny begins reasoning \(.*chat_template: none"
     ):
-        chat.check(zip([Score(tuple(user("?")), ("A", "B"))], ["item i1"], strict=True))
+        chat.check(zip([ScoreRequest(tuple(user("?")), ("A", "B"))], ["item i1"], strict=True))
     with pytest.raises(ModelError, match="begins reasoning"):
         chat.prompt(user("?"), is_scored=True)
 
@@ -467,14 +467,14 @@ def test_answers_without_marks_are_decoded_as_before(tmp_path: Path) -> None:
 
 def test_prompt_longer_than_the_context_is_named_before_work_starts(tmp_path: Path) -> None:
     chat = tokens(tmp_path, longest=90)
-    asked = [Score(tuple(user(text)), ("A", "B")) for text in ("short", "long " * 40)]
+    asked = [ScoreRequest(tuple(user(text)), ("A", "B")) for text in ("short", "long " * 40)]
     with pytest.raises(ModelError, match=r"^Item i2: A prompt has \d+ tokens, but tiny reads at most 90"):
         chat.check(zip(asked, ["item i1", "item i2"], strict=True))
 
 
 def test_prompts_that_leave_too_little_room_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     chat = tokens(tmp_path, longest=120)
-    asked = [Generate(tuple(user("x " * n)), 70) for n in (1, 20)]
+    asked = [GenerateRequest(tuple(user("x " * n)), 70) for n in (1, 20)]
     room = [120 - len(ids) for ids in chat.encode([chat.prompt(request.messages) for request in asked])]
     assert room[0] >= 70 > room[1] > 0
     with caplog.at_level(logging.WARNING):

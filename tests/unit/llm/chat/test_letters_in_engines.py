@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from mjd.config.llms import Llm
 from mjd.errors import ModelError
 from mjd.explanations.selection import parse_candidates
-from mjd.llm.base import Generate, Message, Score, Scored, Workplace
+from mjd.llm.base import EngineResources, GenerateRequest, Message, Scored, ScoreRequest
 from mjd.llm.transformers.engine import TransformersEngine
 from mjd.llm.vllm.engine import VllmEngine
 from tests.unit.llm.chat.chat_tokenizers import CHATML, save_tokenizer, tokenizer_of
@@ -40,8 +40,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_model(tmp_path_factory.mktemp("tiny"))
 
 
-def asked(*texts: str) -> list[Score]:
-    return [Score((Message("user", text),), LETTERS) for text in texts]
+def asked(*texts: str) -> list[ScoreRequest]:
+    return [ScoreRequest((Message("user", text),), LETTERS) for text in texts]
 
 
 def logits_of(directory: Path, ids: Sequence[int]) -> torch.Tensor:
@@ -83,12 +83,14 @@ class InProcess:
 def vllm(directory: Path, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> VllmEngine:
     monkeypatch.setattr("mjd.llm.vllm.engine.vllm_version", lambda *_, **__: "1")
     own = {"scores": settings.pop("scores", "logprob"), "max_length": settings.pop("max_length", None)}
-    engine = VllmEngine(directory, Llm(title="t", model="t", engine="vllm", vllm=own, **settings), "tiny", Workplace())
+    engine = VllmEngine(
+        directory, Llm(title="t", model="t", engine="vllm", vllm=own, **settings), "tiny", EngineResources()
+    )
     engine._worker = InProcess(directory, engine.score_kind)  # type: ignore[assignment]
     return engine
 
 
-def scored(engine: Any, requests: list[Score]) -> list[Scored]:
+def scored(engine: Any, requests: list[ScoreRequest]) -> list[Scored]:
     found = dict(engine.score(requests))
     return [found[i] for i in range(len(requests))]
 
@@ -166,7 +168,7 @@ def test_template_that_opens_reasoning_is_refused_before_scoring(
             list(engine.score(asked("?")))
         with pytest.raises(ModelError, match=r"Item i7: .*begins reasoning"):
             engine.check(zip(asked("?"), ["item i7"], strict=True))
-    assert dict(local(directory).generate([Generate(asked("?")[0].messages, 3)]))[0].usage.completion_tokens <= 3
+    assert dict(local(directory).generate([GenerateRequest(asked("?")[0].messages, 3)]))[0].usage.completion_tokens <= 3
 
 
 def test_prompt_that_leaves_vllm_no_place_for_a_token_is_named(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,7 +181,7 @@ def test_prompt_that_leaves_vllm_no_place_for_a_token_is_named(tiny: Path, monke
 def test_answer_that_vllms_max_length_might_cut_off_is_named(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ModelError, match=r"Item i1 \(label e\): a prompt and its answer may have \d+ tokens"):
         vllm(tiny, monkeypatch, max_length=60).check(
-            zip([Generate(asked("?")[0].messages, 48)], ["item i1 (label e)"], strict=True)
+            zip([GenerateRequest(asked("?")[0].messages, 48)], ["item i1 (label e)"], strict=True)
         )
 
 
@@ -188,7 +190,7 @@ def test_answer_cut_off_in_reasoning_that_the_template_began_holds_no_explanatio
 ) -> None:
     """As DeepSeek-R1's and MiniMax-M2's: the template writes `<think>`, so the answer holds its end alone, if any."""
     save_model(tmp_path, CHATML + "<think>\n")
-    request = Generate((Message("user", "Why?"),), 4)
+    request = GenerateRequest((Message("user", "Why?"),), 4)
     for engine in (local(tmp_path), vllm(tmp_path, monkeypatch)):
         ((_, answer),) = engine.generate([request])
         assert answer.text.startswith("<think>")

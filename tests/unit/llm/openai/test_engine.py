@@ -19,7 +19,7 @@ import pytest
 
 from mjd.config.llms import Llm, Prices
 from mjd.errors import BudgetError, ModelError
-from mjd.llm.base import Generate, Message, Score, Unanswered, Workplace, request_key
+from mjd.llm.base import EngineResources, GenerateRequest, Message, ScoreRequest, Unanswered, request_key
 from mjd.llm.openai.engine import OpenAiEngine
 from mjd.llm.store.ledger import Ledger
 from mjd.llm.store.replies import Store
@@ -27,7 +27,7 @@ from tests.openai.batch_server import BatchServer
 
 # (status, body, headers) of the n-th request, n from 0.
 Answer = tuple[int, Any, dict[str, str]]
-ASKED = [Score((Message("user", f"Which one? {i}"),), ("A", "B")) for i in range(4)]
+ASKED = [ScoreRequest((Message("user", f"Which one? {i}"),), ("A", "B")) for i in range(4)]
 DOLLAR_A_TOKEN = Prices(input=1e6, output=1e6)
 
 
@@ -95,7 +95,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 def engine(site: Site, store: Store, budget: float | None = None, **settings: Any) -> OpenAiEngine:
     values = {"base_url": site.url, "api_key_env": None, "max_wait": 0.01, "concurrency": 1, **settings}
     llm = Llm(title="x", model="m", engine="openai", openai=values)
-    return OpenAiEngine("", llm, "api:m", Workplace(ledger=Ledger(store, "api:m", DOLLAR_A_TOKEN, budget)))
+    return OpenAiEngine("", llm, "api:m", EngineResources(ledger=Ledger(store, "api:m", DOLLAR_A_TOKEN, budget)))
 
 
 def test_every_try_that_is_billed_keeps_to_the_budget(site: Site, store: Store) -> None:
@@ -109,7 +109,7 @@ def test_every_try_that_is_billed_keeps_to_the_budget(site: Site, store: Store) 
 
 def test_a_withheld_answer_is_reported_and_not_asked_for_again(site: Site, store: Store) -> None:
     site.answer = lambda n: completion(finish_reason="content_filter" if n == 1 else "stop")
-    asked = [Generate(request.messages, 8) for request in ASKED]
+    asked = [GenerateRequest(request.messages, 8) for request in ASKED]
     found = dict(engine(site, store).generate(asked))
     assert [i for i, one in found.items() if isinstance(one, Unanswered) and "content_filter" in one.reason] == [1]
     assert (site.n, len(found), len(store)) == (len(ASKED), len(ASKED), len(ASKED) - 1)
@@ -182,8 +182,8 @@ def test_a_key_with_other_characters_is_an_error_that_does_not_show_it(
 
 # -- which refusal, which reply, ends what -----------------------------------------------------------------------------
 
-MANY = [Score((Message("user", f"Which one? {i}"),), ("A", "B")) for i in range(30)]
-WHY = [Generate(request.messages, 8) for request in MANY]
+MANY = [ScoreRequest((Message("user", f"Which one? {i}"),), ("A", "B")) for i in range(30)]
+WHY = [GenerateRequest(request.messages, 8) for request in MANY]
 FILTERED = {"error": {"message": "filtered", "code": "content_filter", "param": "prompt"}}
 UNKNOWN = {"error": {"message": "no"}}
 
@@ -485,7 +485,7 @@ def test_template_variables_reach_the_endpoint(reading: Reading, store: Store) -
         title="x", model="m", engine="openai", openai={"base_url": reading.url, "api_key_env": None},
         chat_template_kwargs={"enable_thinking": False},
     )  # fmt: skip
-    asking = OpenAiEngine("", llm, "api:m", Workplace(ledger=Ledger(store, "api:m", None, None)))
+    asking = OpenAiEngine("", llm, "api:m", EngineResources(ledger=Ledger(store, "api:m", None, None)))
     list(asking.score(ASKED[:1]))
     list(asking.generate(WHY[:1]))
     assert [body["chat_template_kwargs"] for body in reading.bodies] == [{"enable_thinking": False}] * 2
@@ -494,7 +494,7 @@ def test_template_variables_reach_the_endpoint(reading: Reading, store: Store) -
 def test_markers_are_neutralised_counted_and_keep_the_keys(
     reading: Reading, store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
-    bad = Score((Message("user", "Say <|im_end|> now"),), ("A", "B"))
+    bad = ScoreRequest((Message("user", "Say <|im_end|> now"),), ("A", "B"))
     asking = engine(reading, store)
     list(asking.score([ASKED[0], bad]))
     assert [body["messages"][0]["content"] for body in reading.bodies][1] == "Say < |im_end|> now"
@@ -517,7 +517,7 @@ def slow_then_interrupt(url: str, path: str) -> None:
         llm = Llm(
             title="x", model="m", engine="openai", openai={"base_url": url, "api_key_env": None, "concurrency": 4}
         )
-        asking = OpenAiEngine("", llm, "api:m", Workplace(ledger=Ledger(store, "api:m", DOLLAR_A_TOKEN, 1e6)))
+        asking = OpenAiEngine("", llm, "api:m", EngineResources(ledger=Ledger(store, "api:m", DOLLAR_A_TOKEN, 1e6)))
         list(asking.score(MANY))
 
 

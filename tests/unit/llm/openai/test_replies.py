@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mjd.config.llms import OpenAi
-from mjd.llm.base import Generate, Message, Score, Usage
+from mjd.llm.base import GenerateRequest, Message, ScoreRequest, Usage
 from mjd.llm.openai import markers as openai_markers
 from mjd.llm.openai.errors import (
     MissingLogprobsError,
@@ -113,17 +113,17 @@ def test_other_replies_are_unreadable(broken: dict[str, Any]) -> None:
 
 def test_bodies_ask_for_what_the_request_says() -> None:
     settings = OpenAi(top_logprobs=5, max_tokens_key="max_completion_tokens")
-    scoring = score_body("m", Score(ASKED, ("A", "B")), settings)
+    scoring = score_body("m", ScoreRequest(ASKED, ("A", "B")), settings)
     assert (scoring["logprobs"], scoring["top_logprobs"], scoring["max_completion_tokens"]) == (True, 5, 1)
-    greedy = generate_body("m", Generate(ASKED, 8), settings)
+    greedy = generate_body("m", GenerateRequest(ASKED, 8), settings)
     assert (greedy["temperature"], "seed" in greedy) == (0, False)
-    sampled = [generate_body("m", Generate(ASKED, 8, 0.7, 0.9, 1, i), settings) for i in (0, 1)]
+    sampled = [generate_body("m", GenerateRequest(ASKED, 8, 0.7, 0.9, 1, i), settings) for i in (0, 1)]
     assert sampled[0]["seed"] != sampled[1]["seed"]
     assert all(0 <= body["seed"] < 2**31 for body in sampled)
 
 
 def test_no_request_uses_more_tokens_than_are_set_aside() -> None:
-    body = score_body("m", Score(ASKED, ("A", "B")), OpenAi())
+    body = score_body("m", ScoreRequest(ASKED, ("A", "B")), OpenAi())
     assert most_usage(body, OpenAi()).prompt_tokens >= len(ASKED[0].content.encode())
     assert likely_usage(body, OpenAi()) <= sum(vars(most_usage(body, OpenAi())).values())
 
@@ -334,8 +334,8 @@ def test_a_reply_that_lists_no_letter_is_told_with_its_tokens() -> None:
 
 def test_template_variables_are_in_bodies() -> None:
     template = {"enable_thinking": False}
-    assert score_body("m", Score(ASKED, ("A",)), OpenAi(), template)["chat_template_kwargs"] == template
-    assert "chat_template_kwargs" not in generate_body("m", Generate(ASKED, 8), OpenAi(), {})
+    assert score_body("m", ScoreRequest(ASKED, ("A",)), OpenAi(), template)["chat_template_kwargs"] == template
+    assert "chat_template_kwargs" not in generate_body("m", GenerateRequest(ASKED, 8), OpenAi(), {})
 
 
 @pytest.mark.parametrize(
@@ -348,7 +348,7 @@ def test_template_variables_are_in_bodies() -> None:
 )
 def test_markers_of_chat_templates_do_not_reach_an_api(marker: str) -> None:
     text = f"He wrote {marker} and left; 3 < 4 | 5 > 2, [1] <b>bold</b>."
-    (sent,) = score_body("m", Score((Message("user", text),), ("A",)), OpenAi())["messages"]
+    (sent,) = score_body("m", ScoreRequest((Message("user", text),), ("A",)), OpenAi())["messages"]
     assert marker not in sent["content"]
     assert openai_markers.find(sent["content"]) is None
     assert sent["content"].replace(" ", "") == text.replace(" ", "")

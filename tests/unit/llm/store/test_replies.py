@@ -20,7 +20,7 @@ import pytest
 from mjd.cli import main
 from mjd.errors import DataError
 from mjd.io import read_parquet
-from mjd.llm.base import EngineInfo, Generate, Message, Score, Usage, request_key
+from mjd.llm.base import EngineInfo, GenerateRequest, Message, Request, ScoreRequest, Usage, request_key
 from mjd.llm.store.ledger import Ledger
 from mjd.llm.store.maintenance import stats
 from mjd.llm.store.replies import Store, one_at_a_time, record_key, request_record
@@ -30,10 +30,10 @@ from tests.workflow.conftest import ROOT
 INFO = EngineInfo("fake", "1", "fake-model", (("dtype", "float32"),))
 
 
-def requests(n: int, start: int = 0) -> list[Generate | Score]:
+def requests(n: int, start: int = 0) -> list[Request]:
     """Alternating answers and scores."""
     texts = [(Message("user", f"question {i}"),) for i in range(start, start + n)]
-    return [Score(m, ("A", "B")) if i % 2 else Generate(m, 8) for i, m in enumerate(texts)]
+    return [ScoreRequest(m, ("A", "B")) if i % 2 else GenerateRequest(m, 8) for i, m in enumerate(texts)]
 
 
 def fill(path: Path, n: int = 200, start: int = 0, info: EngineInfo = INFO) -> list[str]:

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 from mjd.config.files import read_config
 from mjd.config.llms import Llm
 from mjd.errors import ModelError
-from mjd.llm.base import Generate, Message, Score
+from mjd.llm.base import GenerateRequest, Message, ScoreRequest
 from mjd.llm.chat.tokens import ChatTokenizer
 from mjd.llm.transformers.decoding import Chooser
 from mjd.llm.transformers.engine import TransformersEngine
@@ -50,13 +50,13 @@ def cached_model(directory: Path) -> Any:
     return AutoModelForCausalLM.from_pretrained(directory, attn_implementation="eager").eval()
 
 
-def requests(text: str = "It rained.") -> list[Score]:
+def requests(text: str = "It rained.") -> list[ScoreRequest]:
     texts = {"premise": text, "hypothesis": "Wet."}
     prompts = score_prompts(CONFIG.prompts, texts, SHOWN, CONFIG.labels, "explicit", "all", 1)
-    return [Score(prompt.messages, CONFIG.labels.letters) for prompt in prompts]
+    return [ScoreRequest(prompt.messages, CONFIG.labels.letters) for prompt in prompts]
 
 
-def one_at_a_time(directory: Path, asked: list[Score]) -> np.ndarray:
+def one_at_a_time(directory: Path, asked: list[ScoreRequest]) -> np.ndarray:
     """Logits of the letters by a plain forward pass a prompt, with a model of its own."""
     rows = []
     tokens = ChatTokenizer(directory, "auto", "tiny")
@@ -245,11 +245,11 @@ def test_a_prompt_that_the_template_refuses_is_an_error(tmp_path: Path) -> None:
         refusing.render([Message("system", "S"), Message("user", "U")])
 
 
-def ask(text: str, n: int = 12, **how: object) -> Generate:
-    return Generate((Message("user", text),), n, **how)
+def ask(text: str, n: int = 12, **how: object) -> GenerateRequest:
+    return GenerateRequest((Message("user", text),), n, **how)
 
 
-def greedy(directory: Path, request: Generate) -> str:
+def greedy(directory: Path, request: GenerateRequest) -> str:
     """Transformers' own greedy answer."""
     tokens = ChatTokenizer(directory, "auto", "tiny")
     (ids,) = tokens.encode([tokens.render(request.messages)])

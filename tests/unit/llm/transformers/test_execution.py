@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 
 from mjd.config.llms import Llm
 from mjd.errors import ModelError
-from mjd.llm.base import Generate, Message, Score
+from mjd.llm.base import GenerateRequest, Message, ScoreRequest
 from mjd.llm.transformers.engine import TransformersEngine
 from mjd.llm.transformers.execution import choose_probes
 from mjd.llm.transformers.reference import exact_attention, in_float32
@@ -40,8 +40,8 @@ def eager(directory: Path) -> Any:
     return AutoModelForCausalLM.from_pretrained(directory, attn_implementation="eager").eval()
 
 
-def ask(text: str, n: int = 12, **how: object) -> Generate:
-    return Generate((Message("user", text),), n, **how)
+def ask(text: str, n: int = 12, **how: object) -> GenerateRequest:
+    return GenerateRequest((Message("user", text),), n, **how)
 
 
 def encoded(tiny: TransformersEngine, texts: list[str]) -> list[list[int]]:
@@ -179,7 +179,7 @@ def test_layers_with_attention_and_a_state_are_no_trees(models: Any) -> None:
 def test_a_model_that_is_not_causal_is_refused(models: Any, family: str, prefix_tree: bool) -> None:
     tiny = engine(models(family), prefix_tree=prefix_tree)
     with pytest.raises(ModelError, match=r"tiny is not a causal language model.*decoder-only"):
-        list(tiny.score([Score(ask("Why?").messages, ("A", "B"))]))
+        list(tiny.score([ScoreRequest(ask("Why?").messages, ("A", "B"))]))
     with pytest.raises(ModelError, match=r"tiny is not a causal language model"):
         list(tiny.generate([ask("Why?")]))
 
@@ -259,7 +259,11 @@ def test_scores_that_are_not_finite_are_refused(tmp_path: Path, value: float, pr
     directory = with_bad_token(tmp_path, value)
     for texts in (["Z is the longest"], ["Which is the longest", "Z is not", "Why?"]):
         with pytest.raises(ModelError, match=r"logits of tiny are not finite.*float32"):
-            list(engine(directory, prefix_tree=prefix_tree).score([Score(ask(t).messages, ("A", "B")) for t in texts]))
+            list(
+                engine(directory, prefix_tree=prefix_tree).score(
+                    [ScoreRequest(ask(t).messages, ("A", "B")) for t in texts]
+                )
+            )
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
@@ -274,7 +278,7 @@ def test_a_forward_pass_that_fails_is_refused(models: Any, monkeypatch: pytest.M
     tiny = engine(models("llama"))
     monkeypatch.setattr(tiny.model, "forward", lambda **_: 1 / 0)
     with pytest.raises(ModelError, match=r"forward pass of tiny with a single prompt fails \(ZeroDivisionError.*vllm"):
-        list(tiny.score([Score(ask("Why?").messages, ("A", "B"))]))
+        list(tiny.score([ScoreRequest(ask("Why?").messages, ("A", "B"))]))
 
 
 def test_a_model_that_generate_contradicts_is_refused_with_all_reasons(

@@ -14,7 +14,7 @@ import pytest
 from mjd.config.files import read_config
 from mjd.config.llms import Llm
 from mjd.errors import ModelError
-from mjd.llm.base import Generate, Message, Workplace
+from mjd.llm.base import EngineResources, GenerateRequest, Message
 from mjd.llm.vllm.engine import VllmEngine, Worker, find_python, worker_environment
 from tests.unit.llm.tiny_llms import save_tiny_llm
 
@@ -156,9 +156,9 @@ def test_replies_to_a_call_that_was_left_are_not_taken_for_the_next(tmp_path: Pa
 def test_an_answer_that_max_length_might_cut_off_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mjd.llm.vllm.engine.vllm_version", lambda *_, **__: "1")
     settings = Llm(title="x", model="x", engine="vllm", vllm={"max_length": 60})
-    engine = VllmEngine(save_tiny_llm(tmp_path), settings, "tiny", Workplace())
+    engine = VllmEngine(save_tiny_llm(tmp_path), settings, "tiny", EngineResources())
     with pytest.raises(ModelError, match=r"may have 72 tokens, but vllm\.max_length is 60.*Raise vllm\.max_length"):
-        next(engine.generate([Generate((Message("user", "?"),), 48)]))
+        next(engine.generate([GenerateRequest((Message("user", "?"),), 48)]))
 
 
 def test_the_users_environment_stays(monkeypatch: pytest.MonkeyPatch) -> None:
