@@ -107,10 +107,10 @@ def read_parquet(path: str | Path) -> pd.DataFrame:
     return frame
 
 
-def read_table(path: str | Path) -> pa.Table:
-    """Read a Parquet artifact as an Arrow table; raises `DataError` when it is missing or damaged."""
+def read_table(path: str | Path, columns: list[str] | None = None) -> pa.Table:
+    """Read a Parquet artifact, or some columns, as an Arrow table; raises `DataError` when it is missing or damaged."""
     try:
-        return pq.read_table(path)
+        return pq.read_table(path, columns=columns)
     except FileNotFoundError:
         raise DataError(f"{path} does not exist.", "Run the rule that makes it.") from None
     except pa.ArrowInvalid as error:

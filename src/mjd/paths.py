@@ -161,11 +161,19 @@ class Paths:
         """The response store."""
         return f"{self.results}/store/answers.sqlite"
 
-    def score_chunks(self, llm: str, variant: str) -> str:
+    def local_answers(self, llm: str) -> str:
+        """Directory of the explanations that a local LLM has written."""
+        return f"{self.results}/store/answers/{llm}"
+
+    def local_sampled_answers(self, llm: str) -> str:
+        """Directory of a local LLM's answers to sampled prompts."""
+        return f"{self.results}/store/first_token/{llm}"
+
+    def local_scores(self, llm: str, variant: str) -> str:
         """Directory of a job's finished scores."""
         return f"{self.results}/store/scores/{llm}/{variant}"
 
-    def all_orders_chunks(self, llm: str, variant: str) -> str:
+    def local_all_orders(self, llm: str, variant: str) -> str:
         """The same for scores in all orders."""
         return f"{self.results}/store/all_orders/{llm}/{variant}"
 

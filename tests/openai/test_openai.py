@@ -14,9 +14,10 @@ from mjd.config.schema import Config
 from mjd.data.items import train_items
 from mjd.data.loaders import load_items
 from mjd.errors import BudgetError, ModelError
-from mjd.estimators.first_token import StoredScores, score_items
+from mjd.estimators.first_token import score_items
 from mjd.estimators.item_prompts import PromptSettings
 from mjd.llm.base import GenerateRequest, Scored, ScoreRequest
+from mjd.llm.store.paid import PaidReplies
 from mjd.llm.store.replies import Store
 from mjd.llm.usage import UsageTracker
 from tests.conftest import N_ITEMS
@@ -33,7 +34,7 @@ def score_sample(engine: Any, store: Store, sample: Config) -> tuple[Any, UsageT
     items, explanations = load_items(sample.data.items, sample.task, {}, limit=N_ITEMS)
     settings = PromptSettings(sample.prompts, sample.labels, tuple(sample.task.text_fields), "explicit", 1, 1)
     tracker = UsageTracker()
-    return score_items(engine, train_items(items), explanations, settings, StoredScores(store), tracker), tracker
+    return score_items(engine, train_items(items), explanations, settings, PaidReplies(store), tracker), tracker
 
 
 def test_scores_equal_the_transformers_engines(

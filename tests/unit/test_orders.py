@@ -16,9 +16,10 @@ from mjd.config.files import load_config
 from mjd.config.schema import Config
 from mjd.errors import DataError
 from mjd.estimators import item_prompts as prompting
-from mjd.estimators.first_token import ScoreChunks, score_items
+from mjd.estimators.first_token import score_items
 from mjd.estimators.item_prompts import PromptSettings, item_prompts, n_prompts
 from mjd.llm.fake import FakeEngine
+from mjd.llm.store.files import LocalScores
 from mjd.llm.usage import UsageTracker
 from mjd.orders import Orders, cure, n_distinct_orders, n_distinct_rotations, n_explanation_orders, too_many
 from mjd.planning import estimate as planning
@@ -167,6 +168,6 @@ def test_score_items_makes_prompts_as_they_are_scored(tmp_path: Path, monkeypatc
     settings = PromptSettings(
         config("all").prompts, config("all").labels, ("premise", "hypothesis"), "explicit", "all", 1
     )
-    score_items(engine, items(20), human(4, 20), settings, ScoreChunks(tmp_path), UsageTracker())
+    score_items(engine, items(20), human(4, 20), settings, LocalScores(tmp_path, "logit"), UsageTracker())
     assert asked_before[0] == 0
     assert asked_before[-1] >= 18 * 144

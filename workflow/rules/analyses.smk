@@ -52,7 +52,7 @@ use rule score as score_all_orders with:
         first_items=CONFIG.analyses.convergence_items,
         seed=CONFIG.seed,
         store=PATHS.store,
-        chunks=PATHS.all_orders_chunks("{llm}", VARIANT),
+        local=PATHS.local_all_orders("{llm}", VARIANT),
     message:
         "{wildcards.llm} scores all orders of a few items"
 
@@ -102,6 +102,7 @@ rule sample_answers:
         ),
         seed=CONFIG.seed,
         store=PATHS.store,
+        local=PATHS.local_sampled_answers("{llm}"),
     message:
         "{wildcards.llm} answers a sample of prompts in full"
     script:

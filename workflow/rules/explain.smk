@@ -31,6 +31,7 @@ rule generate_explanations:
         sampling=CONFIG.explanations.sampling.model_dump(),
         seed=CONFIG.seed,
         store=PATHS.store,
+        local=PATHS.local_answers("{llm}"),
     message:
         "{wildcards.llm} writes explanations"
     script:

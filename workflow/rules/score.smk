@@ -33,7 +33,7 @@ rule score:
         first_items=None,
         seed=CONFIG.seed,
         store=PATHS.store,
-        chunks=PATHS.score_chunks("{llm}", VARIANT),
+        local=PATHS.local_scores("{llm}", VARIANT),
     message:
         "{wildcards.llm} scores {wildcards.source} ({wildcards.selection}, {wildcards.mode})"
     script:

@@ -6,6 +6,9 @@ from mjd.data.items import train_items
 from mjd.estimators.item_prompts import PromptSettings
 from mjd.io import read_parquet, write_parquet
 from mjd.job import config_of, engine_of, job, labels_of, provenance, unanswered_prompts
+from mjd.llm.cache import CachedEngine
+from mjd.llm.store.files import LocalAnswers
+from mjd.llm.store.paid import PaidReplies
 from mjd.llm.store.replies import Store
 from mjd.llm.usage import UsageTracker
 from mjd.paths import Paths
@@ -35,15 +38,13 @@ with job(snakemake), Store(snakemake.params.store) as store:
     ]
     tracker, unanswered = UsageTracker(), unanswered_prompts(snakemake)
     with engine_of(snakemake, store) as engine:
+        cache = PaidReplies(store) if engine.is_paid else LocalAnswers(params.local, earlier=params.store)
         answers = first_token.sample_answers(
-            engine,
+            CachedEngine(engine, cache, tracker, unanswered),
             train_items(read_parquet(snakemake.input.data_items)),
             variants,
             check(Analyses, params.analyses, "analyses"),
             params.seed,
-            store,
-            tracker,
-            unanswered,
         )
     about = provenance(snakemake, engine=engine, tracker=tracker, **unanswered.provenance())
     write_parquet(answers, snakemake.output[0], first_token.answers_schema(), about)

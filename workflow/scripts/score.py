@@ -2,10 +2,13 @@
 
 from mjd import schemas
 from mjd.data.items import train_items
-from mjd.estimators.first_token import ScoreChunks, StoredScores, score_items, warn_of_low_mass
+from mjd.estimators.first_token import score_items
 from mjd.estimators.item_prompts import PromptSettings
+from mjd.estimators.label_mass import warn_of_low_mass
 from mjd.io import read_parquet, write_parquet
 from mjd.job import config_of, engine_of, job, labels_of, provenance, unanswered_prompts
+from mjd.llm.store.files import LocalScores
+from mjd.llm.store.paid import PaidReplies
 from mjd.llm.store.replies import Store
 from mjd.llm.usage import UsageTracker
 from mjd.prompts.templates import prompts_from
@@ -25,7 +28,7 @@ with job(snakemake), Store(snakemake.params.store) as store:
     what, tracker = f"{wildcards.llm} {wildcards.source}-{wildcards.selection}-{wildcards.mode}", UsageTracker()
     unanswered = unanswered_prompts(snakemake)
     with engine_of(snakemake, store) as engine:
-        cache = StoredScores(store) if engine.is_paid else ScoreChunks(params.chunks)
+        cache = PaidReplies(store) if engine.is_paid else LocalScores(params.local, engine.score_kind)
         scores = score_items(engine, items, explanations, settings, cache, tracker, what, unanswered)
     warn_of_low_mass(scores, config_of(snakemake).analyses.label_mass_warning, what)
     about = provenance(snakemake, engine=engine, tracker=tracker, score=engine.score_kind, **unanswered.provenance())

@@ -18,11 +18,9 @@ from mjd.estimators.item_prompts import PromptSettings, item_prompts
 from mjd.estimators.label_mass import top_tokens, warn_of_low_mass
 from mjd.explanations.generation import ask
 from mjd.labels import LabelSet
-from mjd.llm.base import Engine, GenerateRequest, Message
+from mjd.llm.base import GenerateRequest, Message
+from mjd.llm.cache import CachedEngine
 from mjd.llm.reasoning import after_reasoning
-from mjd.llm.store.replies import Store
-from mjd.llm.unanswered import UnansweredPrompts
-from mjd.llm.usage import UsageTracker
 from mjd.systems import System
 
 VARIANT = ("scorer", "generator", "source", "selection", "mode")
@@ -87,20 +85,17 @@ def answer_letter(text: str, letters: Sequence[str]) -> str | None:
 
 
 def sample_answers(
-    engine: Engine,
+    cached: CachedEngine,
     items: pd.DataFrame,
     variants: Sequence[Variant],
     settings: Analyses,
     seed: int,
-    store: Store,
-    tracker: UsageTracker,
-    unanswered: UnansweredPrompts | None = None,
 ) -> pd.DataFrame:
     """Greedy answers (schema `answers_schema`) to `settings.generated_prompts` random prompts of each variant.
 
-    Prompts without a usable answer have no row under the policy `drop` of `unanswered` (`generation.ask`).
+    Prompts without a usable answer have no row where the policy is to drop them (`generation.ask`).
     """
-    drops = unanswered is not None and unanswered.drops
+    drops = cached.unanswered.drops
     rows: list[dict[str, str]] = []
     requests: list[GenerateRequest] = []
     for variant in variants:
@@ -126,10 +121,10 @@ def sample_answers(
             rows.append({"system": variant.slug} | dict(zip(names, key, strict=True)) | {"first_token_letter": letter})
             requests.append(GenerateRequest(prompts[key], settings.generated_tokens))
     asked_for = [f"item {row['uid']} (a sampled prompt of {row['system']})" for row in rows]
-    answers = ask(engine, requests, store, tracker, "answers to sampled prompts", asked_for, unanswered)
+    answers = ask(cached, requests, "answers to sampled prompts", asked_for)
     letters = variants[0].settings.labels.letters if variants else ()
     found = [
-        row | {"text": answer["text"], "letter": answer_letter(answer["text"], letters)}
+        {**row, "text": answer.text, "letter": answer_letter(answer.text, letters)}
         for row, answer in zip(rows, answers, strict=True)
         if answer is not None
     ]

@@ -15,14 +15,12 @@ import pandas as pd
 import pyarrow as pa
 
 from mjd.estimators.item_prompts import explanations_by_item
-from mjd.llm.base import Engine, Generated, Request, Scored, Unanswered, request_key
+from mjd.llm.base import Engine, Generated, Request, Scored, Unanswered
+from mjd.llm.cache import CachedEngine, ReplyCache
 from mjd.llm.unanswered import UnansweredPrompts
 from mjd.llm.usage import UsageTracker
 from mjd.logs import Progress
 from mjd.prompts.templates import ScorePrompt
-
-# Fresh answers of a job after which `Estimator.check` looks at them for the first time.
-FIRST_ANSWERS = 4
 
 RequestT = TypeVar("RequestT", bound=Request)
 ReplyT = TypeVar("ReplyT", bound=Generated | Scored)
@@ -43,26 +41,6 @@ class ItemRequest(Generic[RequestT]):
         order = self.prompt.explanation_order
         shown = f"explanations {','.join(map(str, order))}, " if order else ""
         return f"item {self.uid} ({shown}options {','.join(self.prompt.option_order)})"
-
-
-class AnswerCache(ABC, Generic[RequestT, ReplyT, AnswerT]):
-    """Finished answers by request key."""
-
-    @abstractmethod
-    def look_up(self, keys: Sequence[str]) -> dict[str, AnswerT]:
-        """The answers of those keys that have one."""
-
-    @abstractmethod
-    def add(self, key: str, engine: Engine, request: RequestT, reply: ReplyT) -> None:
-        """Keep a fresh reply."""
-
-    @abstractmethod
-    def flush(self) -> None:
-        """Put everything on disk; `compact` may follow."""
-
-    @abstractmethod
-    def compact(self) -> None:
-        """Tidy up at the end of a job."""
 
 
 class Estimator(ABC, Generic[RequestT, ReplyT, AnswerT]):
@@ -101,10 +79,6 @@ class Estimator(ABC, Generic[RequestT, ReplyT, AnswerT]):
         """How many requests there are, without making them."""
 
     @abstractmethod
-    def ask(self, engine: Engine, requests: Sequence[RequestT]) -> Iterator[tuple[int, ReplyT | Unanswered]]:
-        """The engine's replies as (index into `requests`, reply), in any order."""
-
-    @abstractmethod
     def read(self, reply: ReplyT) -> AnswerT | Unanswered:
         """What is kept of a reply; `Unanswered` where nothing can be read from it."""
 
@@ -113,7 +87,7 @@ class Estimator(ABC, Generic[RequestT, ReplyT, AnswerT]):
         """The row of an answer, from the fourth column of `schema` on; labels in label order, whatever was shown."""
 
     def check(self, engine: Engine, answers: Sequence[AnswerT], requests: Sequence[RequestT] = ()) -> None:
-        """Look at answers of a job: after its first `FIRST_ANSWERS` from a local engine, and after each group.
+        """Look at answers of a job: after its first `FIRST_REPLIES` from a local engine, and after each group.
 
         Args:
             engine: whose answers they are.
@@ -130,7 +104,7 @@ def ask_items(
     estimator: Estimator[RequestT, ReplyT, AnswerT],
     items: pd.DataFrame,
     explanations: pd.DataFrame | None,
-    cache: AnswerCache[RequestT, ReplyT, AnswerT],
+    cache: ReplyCache[ReplyT],
     tracker: UsageTracker,
     what: str,
     unanswered: UnansweredPrompts,
@@ -157,16 +131,11 @@ def ask_items(
     left_out = sorted(set(uids) - set(kept))
     unanswered.leave_out("items_without_explanations", left_out, f"items of {what} have no explanation")
     total = estimator.n_requests(items[uids.isin(kept)], explanations)
+    cached = CachedEngine(engine, cache, tracker, unanswered)
     rows: list[tuple[Any, ...]] = []
-    with Progress(what, total, "prompts") as progress:
-        progress.note = engine.note
-        try:
-            for group in _groups(estimator.requests(items, explanations, drops), engine.prompts_per_call):
-                rows += _ask_group(engine, estimator, group, cache, tracker, progress, unanswered)
-        finally:
-            cache.flush()
-    cache.compact()
-    unanswered.settle(what, total)
+    with cached.asking(what, total, "prompts") as progress:
+        for group in _groups(estimator.requests(items, explanations, drops), engine.prompts_per_call):
+            rows += _ask_group(cached, estimator, group, progress)
     missing = sorted(set(kept) - {row[0] for row in rows})
     name = estimator.answer_name
     unanswered.leave_out(f"items_without_{name}s", missing, f"items of {what} have no {name} at all")
@@ -186,58 +155,24 @@ def _groups(requests: Iterable[list[ItemRequest[RequestT]]], size: int | None) -
 
 
 def _ask_group(
-    engine: Engine,
+    cached: CachedEngine,
     estimator: Estimator[RequestT, ReplyT, AnswerT],
-    group: list[ItemRequest[RequestT]],
-    cache: AnswerCache[RequestT, ReplyT, AnswerT],
-    tracker: UsageTracker,
+    group: Sequence[ItemRequest[RequestT]],
     progress: Progress,
-    unanswered: UnansweredPrompts,
 ) -> Iterator[tuple[Any, ...]]:
-    """Rows of the table; requests that get no usable reply have none, and are noted in `unanswered`."""
-    requests = [one.request for one in group]
-    keys = [request_key(engine.info, request) for request in requests]
-    known = cache.look_up(keys)
-    # Equal explanations in another order make equal prompts: each is asked for once.
-    missing = list({key: i for i, key in enumerate(keys) if key not in known}.values())
-    progress.cached(len(group) - len(missing))
-    tracker.cached += len(group) - len(missing)
-    without: dict[str, Unanswered] = {}
-    if missing:
-        tracker.start()
-        try:
-            for position, reply in estimator.ask(engine, [requests[i] for i in missing]):
-                i = missing[position]
-                read = _read(estimator, reply)
-                if isinstance(read, Unanswered):
-                    without[keys[i]] = read
-                    progress.failed()
-                    continue
-                usable, known[keys[i]] = read
-                cache.add(keys[i], engine, requests[i], usable)
-                tracker.add(usable.usage)
-                progress.done()
-                if progress.n_done == FIRST_ANSWERS and not engine.is_paid:  # replies under way cost money
-                    estimator.check(engine, [known[key] for key in keys if key in known])
-        finally:  # whatever ends the job, its log names them
-            for key, one in zip(keys, group, strict=True):
-                if key in without:
-                    unanswered.add(one.name, without[key])
-    answered = [(known[key], request) for key, request in zip(keys, requests, strict=True) if key in known]
-    estimator.check(
-        engine, [answer for answer, _ in answered], [] if engine.is_paid else [request for _, request in answered]
+    """Rows of the table; requests that get no usable reply have none."""
+    engine, requests = cached.engine, [one.request for one in group]
+    answers = cached.ask(
+        requests,
+        [one.name for one in group],
+        progress,
+        estimator.read,
+        lambda first: estimator.check(engine, first),
     )
-    for key, one in zip(keys, group, strict=True):
-        if key not in without:
-            orders = (one.prompt.explanation_order, one.prompt.option_order)
-            yield one.uid, *(",".join(map(str, order)) for order in orders), *estimator.values(one.prompt, known[key])
-
-
-def _read(
-    estimator: Estimator[RequestT, ReplyT, AnswerT], reply: ReplyT | Unanswered
-) -> tuple[ReplyT, AnswerT] | Unanswered:
-    """A usable reply and what is kept of it."""
-    if isinstance(reply, Unanswered):
-        return reply
-    answer = estimator.read(reply)
-    return answer if isinstance(answer, Unanswered) else (reply, answer)
+    answered = [(one, answer) for one, answer in zip(group, answers, strict=True) if answer is not None]
+    estimator.check(
+        engine, [answer for _, answer in answered], [] if engine.is_paid else [one.request for one, _ in answered]
+    )
+    for one, answer in answered:
+        orders = (one.prompt.explanation_order, one.prompt.option_order)
+        yield one.uid, *(",".join(map(str, order)) for order in orders), *estimator.values(one.prompt, answer)

@@ -244,6 +244,15 @@ def reply_fields(reply: Generated | Scored) -> dict[str, Any]:
     return named_fields(reply, names) | {"usage": named_fields(reply.usage, _USAGE_NAMES)}
 
 
+def reply_from(fields: Mapping[str, Any]) -> Generated | Scored:
+    """The reply that `reply_fields` wrote, in this version or an earlier one, which lacked some names."""
+    usage = Usage(**{attribute: fields.get("usage", {}).get(name, 0) for attribute, name in _USAGE_NAMES.items()})
+    if "scores" not in fields:
+        return Generated(fields["text"], fields["finish_reason"], usage)
+    given: dict[str, Any] = {attribute: fields.get(name) for attribute, name in _SCORED_NAMES.items()}
+    return Scored(**given | {"scores": tuple(fields["scores"]), "usage": usage})
+
+
 def named_fields(value: Any, always: Mapping[str, str], later: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Attributes of a dataclass under stored names (both mappings: attribute to name).
 

@@ -63,7 +63,7 @@ class PlannedJob:
 
     Attributes:
         output: the artifact that it makes.
-        chunks: where it keeps scores until then; None: it keeps none, or not in chunks.
+        local: directory where a local engine keeps its replies until then.
     """
 
     llm: str
@@ -74,7 +74,7 @@ class PlannedJob:
     output_tokens: int
     explanations: Basis
     output: str
-    chunks: str | None = None
+    local: str
     cached: int = 0
 
 
@@ -188,6 +188,7 @@ def _generating(
             round(mean * len(tokens)),
             written.basis,
             Paths.of(config).answers(llm),
+            Paths.of(config).local_answers(llm),
         )
         yield replace(job, cached=count_cached(job, requests))
 
@@ -253,7 +254,7 @@ def _scoring(
         sum(numbers),  # one token each
         basis,
         paths.all_orders_of(system) if all_orders else paths.scores_of(system),
-        (paths.all_orders_chunks if all_orders else paths.score_chunks)(scorer, system.variant),
+        (paths.local_all_orders if all_orders else paths.local_scores)(scorer, system.variant),
     )
     return replace(job, cached=count_cached(job, requests))
 
@@ -271,9 +272,9 @@ def _sampling(config: Config, scoring: Sequence[PlannedJob], count_cached: Count
         tokens = sum(n * job.prompt_tokens // max(job.prompts, 1) for n, job in zip(numbers, asked, strict=True))
         basis: Basis = "estimated" if "estimated" in {job.explanations for job in asked} else "known"
         output = sum(numbers) * config.analyses.generated_tokens
-        job = PlannedJob(
-            llm, SAMPLE_RULE, "", sum(numbers), tokens, output, basis, Paths.of(config).sampled_answers(llm)
-        )
+        paths = Paths.of(config)
+        kept = (paths.sampled_answers(llm), paths.local_sampled_answers(llm))
+        job = PlannedJob(llm, SAMPLE_RULE, "", sum(numbers), tokens, output, basis, *kept)
         yield replace(job, cached=count_cached(job, lambda: iter(())))
 
 

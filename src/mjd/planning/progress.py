@@ -10,13 +10,14 @@ from typing import Any
 import pandas as pd
 
 from mjd.config.schema import Config
-from mjd.io import read_parquet, read_table
+from mjd.io import read_parquet
 from mjd.llm.base import Message, Request, request_key
 from mjd.llm.chat.tokens import ChatTokenizer
 from mjd.llm.engines import engine_class
+from mjd.llm.store.files import n_replies
 from mjd.llm.store.replies import Store, record_kind
 from mjd.paths import Paths
-from mjd.planning.estimate import SAMPLE_RULE, Answers, PlannedJob, TokenCounter, stand_in
+from mjd.planning.estimate import ALL_ORDERS_RULE, SAMPLE_RULE, SCORE_RULE, Answers, PlannedJob, TokenCounter, stand_in
 from mjd.systems import PUBLISHED
 
 log = logging.getLogger("mjd")
@@ -24,6 +25,7 @@ log = logging.getLogger("mjd")
 # What a chat template adds to a message, where the template itself is not known.
 _TOKENS_A_MESSAGE = 8
 _KEYS_AT_A_TIME = 10_000
+_SCORING = (SCORE_RULE, ALL_ORDERS_RULE)
 
 
 def own_counter(
@@ -101,8 +103,8 @@ def known_answers(
 class Finished:
     """Counts finished prompts of planned jobs.
 
-    Scores of local LLMs are counted in the chunks of their job, answers in the store; those of API LLMs are looked up
-    by key, since money depends on them.
+    Replies of local LLMs are counted in the files of their job; those of API LLMs are looked up by key, since money
+    depends on them.
     """
 
     def __init__(self, config: Config) -> None:
@@ -116,13 +118,13 @@ class Finished:
             return 0
         if self.config.llms[job.llm].spec.is_paid:
             return self._by_key(job, requests())
-        if job.chunks:
-            chunks = Path(job.chunks).glob("chunk-*.parquet")
-            return min(job.prompts, sum(int(read_table(path).num_rows) for path in chunks))
-        return min(job.prompts, self._answers_of(job.llm))
+        found = n_replies(job.local)
+        if not found and job.rule not in _SCORING:
+            found = self._answers_of_earlier_version(job.llm)
+        return min(job.prompts, found)
 
-    def _answers_of(self, llm: str) -> int:
-        """Answers of an LLM in the store."""
+    def _answers_of_earlier_version(self, llm: str) -> int:
+        """Answers of a local LLM in the store."""
         if not self.store.is_file():
             return 0
         identity = self.config.model_entry(self.config.llms[llm].model).identity
@@ -133,7 +135,7 @@ class Finished:
     def _by_key(self, job: PlannedJob, requests: Iterator[Request]) -> int:
         llm = self.config.llm_settings(job.llm)
         info = engine_class(llm.engine).info_of(llm, self.config.model_entry(llm.model).identity)
-        if info is None or (job.explanations == "estimated" and job.chunks) or not self.store.is_file():
+        if info is None or (job.explanations == "estimated" and job.rule in _SCORING) or not self.store.is_file():
             return 0
         n = 0
         with Store(self.store, create=False) as store:

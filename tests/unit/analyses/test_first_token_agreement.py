@@ -16,12 +16,14 @@ from mjd.analyses.first_token_agreement import (
 )
 from mjd.config.analyses import Analyses
 from mjd.config.files import read_config
-from mjd.estimators.first_token import ScoreChunks, score_items
+from mjd.estimators.first_token import score_items
 from mjd.estimators.item_prompts import PromptSettings
 from mjd.io import to_table
 from mjd.labels import label_set
+from mjd.llm.cache import CachedEngine
 from mjd.llm.fake import FakeEngine
-from mjd.llm.store.replies import Store
+from mjd.llm.store.files import LocalAnswers, LocalScores
+from mjd.llm.unanswered import UnansweredPrompts
 from mjd.llm.usage import UsageTracker
 from mjd.systems import System
 
@@ -56,15 +58,18 @@ def test_letter_of_an_answer(text: str, letter: str | None) -> None:
 def variant(tmp_path: Path, engine: FakeEngine) -> tuple[pd.DataFrame, Variant]:
     items = pd.DataFrame({"uid": ["i1", "i2"], "premise": "P", "hypothesis": ["H", "I"]})
     settings = PromptSettings(CONFIG.prompts, LABELS, ("premise", "hypothesis"), "plain", "all", 1)
-    scores = score_items(engine, items, None, settings, ScoreChunks(tmp_path / "chunks"), UsageTracker())
+    scores = score_items(engine, items, None, settings, LocalScores(tmp_path / "chunks", "logit"), UsageTracker())
     return items, Variant("s", settings, None, scores)
+
+
+def cached(engine: FakeEngine, tmp_path: Path) -> CachedEngine:
+    return CachedEngine(engine, LocalAnswers(tmp_path / "answers"), UsageTracker(), UnansweredPrompts())
 
 
 def test_sampled_answers_name_the_letter_of_the_best_score(tmp_path: Path) -> None:
     engine = FakeEngine(answer="B")
     items, given = variant(tmp_path, engine)
-    with Store(tmp_path / "store.sqlite") as store:
-        found = sample_answers(engine, items, [given], Analyses(generated_prompts=5), 1, store, UsageTracker())
+    found = sample_answers(cached(engine, tmp_path), items, [given], Analyses(generated_prompts=5), 1)
     assert to_table(found, answers_schema()).num_rows == 5
     both = found.merge(given.scores, on=["uid", "explanation_order", "option_order"], validate="one_to_one")
     for row in both.to_dict("records"):
@@ -77,10 +82,9 @@ def test_sampled_answers_name_the_letter_of_the_best_score(tmp_path: Path) -> No
 def test_answers_are_asked_for_once(tmp_path: Path) -> None:
     engine = FakeEngine(answer="B")
     items, given = variant(tmp_path, engine)
-    with Store(tmp_path / "store.sqlite") as store:
-        first = sample_answers(engine, items, [given], Analyses(generated_prompts=5), 1, store, UsageTracker())
-        asked = engine.asked
-        second = sample_answers(engine, items, [given], Analyses(generated_prompts=5), 1, store, UsageTracker())
+    first = sample_answers(cached(engine, tmp_path), items, [given], Analyses(generated_prompts=5), 1)
+    asked = engine.asked
+    second = sample_answers(cached(engine, tmp_path), items, [given], Analyses(generated_prompts=5), 1)
     assert engine.asked == asked
     pd.testing.assert_frame_equal(first, second)
 

@@ -11,10 +11,11 @@ import pytest
 
 from mjd.config.files import read_config
 from mjd.errors import ModelError
-from mjd.estimators.base import AnswerCache, Estimator, ItemRequest, ask_items
+from mjd.estimators.base import Estimator, ItemRequest, ask_items
 from mjd.estimators.item_prompts import PromptSettings, first_prompts
 from mjd.io import to_table
-from mjd.llm.base import Engine, Generated, GenerateRequest, Unanswered, Usage
+from mjd.llm.base import Engine, EngineInfo, Generated, GenerateRequest, Request, Unanswered, Usage
+from mjd.llm.cache import ReplyCache
 from mjd.llm.fake import FakeEngine
 from mjd.llm.unanswered import UnansweredPrompts
 from mjd.llm.usage import UsageTracker
@@ -48,9 +49,6 @@ class Verbalized(Estimator[GenerateRequest, Generated, dict[str, float]]):
     def n_requests(self, items: pd.DataFrame, explanations: pd.DataFrame | None) -> int:
         return len(items)
 
-    def ask(self, engine: Engine, requests: Sequence[GenerateRequest]) -> Iterator[tuple[int, Generated | Unanswered]]:
-        return engine.generate(requests)
-
     def read(self, reply: Generated) -> dict[str, float] | Unanswered:
         found = {key: float(share) / 100 for key, share in re.findall(r"(\w): (\d+) %", reply.text)}
         return found if set(found) == set(LABELS.keys) else Unanswered(f"no distribution in {reply.text!r}")
@@ -59,7 +57,7 @@ class Verbalized(Estimator[GenerateRequest, Generated, dict[str, float]]):
         return tuple(answer[label] for label in LABELS.keys)
 
 
-class Remembered(AnswerCache[GenerateRequest, Generated, dict[str, float]]):
+class Remembered(ReplyCache[Generated]):
     """Answers in memory."""
 
     def __init__(self, estimator: Verbalized) -> None:
@@ -67,11 +65,10 @@ class Remembered(AnswerCache[GenerateRequest, Generated, dict[str, float]]):
         self.replies: dict[str, Generated] = {}
         self.is_on_disk = False
 
-    def look_up(self, keys: Sequence[str]) -> dict[str, dict[str, float]]:
-        read = {key: self.estimator.read(self.replies[key]) for key in keys if key in self.replies}
-        return {key: answer for key, answer in read.items() if not isinstance(answer, Unanswered)}
+    def look_up(self, keys: Sequence[str]) -> dict[str, Generated]:
+        return {key: self.replies[key] for key in keys if key in self.replies}
 
-    def add(self, key: str, engine: Engine, request: GenerateRequest, reply: Generated) -> None:
+    def add(self, key: str, info: EngineInfo, request: Request, reply: Generated) -> None:
         self.replies[key] = reply
         self.is_on_disk = False
 

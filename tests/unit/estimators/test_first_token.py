@@ -18,10 +18,8 @@ from mjd.config.explanations import Sampling
 from mjd.config.files import read_config
 from mjd.config.scoring import Softmax
 from mjd.errors import DataError, ModelError
-from mjd.estimators import first_token as scoring
 from mjd.estimators.aggregation import model_judgments
-from mjd.estimators.base import FIRST_ANSWERS
-from mjd.estimators.first_token import ScoreChunks, StoredScore, StoredScores, score_items
+from mjd.estimators.first_token import score_items
 from mjd.estimators.item_prompts import PromptSettings, item_prompts
 from mjd.explanations.generation import generate_answers
 from mjd.io import read_parquet, to_table, write_parquet
@@ -37,8 +35,13 @@ from mjd.llm.base import (
     Usage,
     request_key,
 )
+from mjd.llm.cache import FIRST_REPLIES, CachedEngine
 from mjd.llm.fake import FakeEngine
+from mjd.llm.store import files
+from mjd.llm.store.files import LocalScores
+from mjd.llm.store.paid import PaidReplies
 from mjd.llm.store.replies import Store
+from mjd.llm.unanswered import UnansweredPrompts
 from mjd.llm.usage import UsageTracker
 from mjd.systems import System
 
@@ -47,6 +50,10 @@ ITEMS = pd.DataFrame({"uid": ["i1", "i2"], "premise": ["P one.", "P two."], "hyp
 SHOWN = pd.DataFrame(
     {"uid": ["i1", "i1", "i2"], "position": [1, 0, 0], "label": ["n", "e", "c"], "text": ["t1", "t0", "t2"]}
 )
+
+
+def local(directory: Path) -> LocalScores:
+    return LocalScores(directory, "logit")
 
 
 def settings(mode: str = "explicit", orders: str | int = "all") -> PromptSettings:
@@ -69,7 +76,7 @@ class LetterEngine(FakeEngine):
 
 
 def test_scores_are_in_label_order_whatever_the_option_order(tmp_path: Path) -> None:
-    found = score_items(LetterEngine(), ITEMS, SHOWN, settings(), ScoreChunks(tmp_path), UsageTracker()).set_index(
+    found = score_items(LetterEngine(), ITEMS, SHOWN, settings(), local(tmp_path), UsageTracker()).set_index(
         "option_order"
     )
     row = found.loc["c,e,n"].iloc[0]
@@ -77,20 +84,20 @@ def test_scores_are_in_label_order_whatever_the_option_order(tmp_path: Path) -> 
 
 
 def test_one_row_for_every_prompt(tmp_path: Path) -> None:
-    found = score_items(FakeEngine(), ITEMS, SHOWN, settings(), ScoreChunks(tmp_path), UsageTracker())
+    found = score_items(FakeEngine(), ITEMS, SHOWN, settings(), local(tmp_path), UsageTracker())
     assert found.groupby("uid").size().to_dict() == {"i1": 12, "i2": 6}
     assert set(found.loc[found["uid"] == "i1", "explanation_order"]) == {"0,1", "1,0"}
 
 
 def test_plain_prompts_have_no_explanation_order(tmp_path: Path) -> None:
-    found = score_items(FakeEngine(), ITEMS, None, settings("plain"), ScoreChunks(tmp_path), UsageTracker())
+    found = score_items(FakeEngine(), ITEMS, None, settings("plain"), local(tmp_path), UsageTracker())
     assert set(found["explanation_order"]) == {""}
 
 
 def test_finished_scores_are_not_asked_for_again(tmp_path: Path) -> None:
-    first = score_items(FakeEngine(), ITEMS, SHOWN, settings(), ScoreChunks(tmp_path), UsageTracker())
+    first = score_items(FakeEngine(), ITEMS, SHOWN, settings(), local(tmp_path), UsageTracker())
     engine = FakeEngine()
-    again = score_items(engine, ITEMS, SHOWN, settings(), ScoreChunks(tmp_path), UsageTracker())
+    again = score_items(engine, ITEMS, SHOWN, settings(), local(tmp_path), UsageTracker())
     assert engine.asked == 0
     pd.testing.assert_frame_equal(first, again)
 
@@ -100,8 +107,8 @@ def test_an_engine_is_not_called_when_all_is_finished(tmp_path: Path) -> None:
         def score(self, requests: Sequence[ScoreRequest]) -> Iterator[tuple[int, Scored]]:
             raise AssertionError("called")
 
-    first = score_items(FakeEngine(), ITEMS, SHOWN, settings(), ScoreChunks(tmp_path), UsageTracker())
-    again = score_items(Unwilling(), ITEMS, SHOWN, settings(), ScoreChunks(tmp_path), UsageTracker())
+    first = score_items(FakeEngine(), ITEMS, SHOWN, settings(), local(tmp_path), UsageTracker())
+    again = score_items(Unwilling(), ITEMS, SHOWN, settings(), local(tmp_path), UsageTracker())
     pd.testing.assert_frame_equal(first, again)
 
 
@@ -116,46 +123,46 @@ def test_engines_say_how_many_prompts_they_take(tmp_path: Path, size: int | None
             found.append(len(requests))
             yield from super().score(requests)
 
-    score_items(Counting(), ITEMS, SHOWN, settings(), ScoreChunks(tmp_path), UsageTracker())
+    score_items(Counting(), ITEMS, SHOWN, settings(), local(tmp_path), UsageTracker())
     assert found == calls
 
 
 def test_equal_prompts_are_asked_for_once(tmp_path: Path) -> None:
     twice = pd.DataFrame({"uid": ["i1", "i1"], "position": [0, 1], "label": ["e", "e"], "text": ["t", "t"]})
     engine, tracker = FakeEngine(), UsageTracker()
-    found = score_items(engine, ITEMS[:1], twice, settings(), ScoreChunks(tmp_path), tracker)
+    found = score_items(engine, ITEMS[:1], twice, settings(), local(tmp_path), tracker)
     assert (len(found), engine.asked, tracker.asked, tracker.cached) == (12, 6, 6, 6)
 
 
 def test_a_stopped_run_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scoring, "SECONDS_PER_CHUNK", 0.0)
+    monkeypatch.setattr(files, "SECONDS_PER_FILE", 0.0)
     with pytest.raises(RuntimeError, match="killed"):
-        score_items(LetterEngine(fail_after=5), ITEMS, SHOWN, settings(), ScoreChunks(tmp_path), UsageTracker())
+        score_items(LetterEngine(fail_after=5), ITEMS, SHOWN, settings(), local(tmp_path), UsageTracker())
     engine = LetterEngine()
-    found = score_items(engine, ITEMS, SHOWN, settings(), ScoreChunks(tmp_path), UsageTracker())
+    found = score_items(engine, ITEMS, SHOWN, settings(), local(tmp_path), UsageTracker())
     assert (engine.asked, len(found)) == (18 - 5, 18)
 
 
 def test_chunks_are_merged_when_the_job_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scoring, "SECONDS_PER_CHUNK", 0.0)
-    score_items(FakeEngine(), ITEMS, SHOWN, settings(), ScoreChunks(tmp_path), UsageTracker())
+    monkeypatch.setattr(files, "SECONDS_PER_FILE", 0.0)
+    score_items(FakeEngine(), ITEMS, SHOWN, settings(), local(tmp_path), UsageTracker())
     assert len(list(tmp_path.glob("*.parquet"))) == 1
 
 
 @pytest.mark.parametrize("left", [0, 100])
 def test_a_damaged_chunk_is_an_error_with_the_cure(tmp_path: Path, left: int) -> None:
-    score_items(FakeEngine(), ITEMS, SHOWN, settings(), ScoreChunks(tmp_path), UsageTracker())
+    score_items(FakeEngine(), ITEMS, SHOWN, settings(), local(tmp_path), UsageTracker())
     (chunk,) = tmp_path.glob("*.parquet")
     os.truncate(chunk, left)
     with pytest.raises(DataError, match=r"chunk-.* is not a readable Parquet file .*Delete it and run again"):
-        ScoreChunks(tmp_path)
+        local(tmp_path)
 
 
 def test_another_model_revision_is_scored_anew(tmp_path: Path) -> None:
-    score_items(FakeEngine(), ITEMS, SHOWN, settings(), ScoreChunks(tmp_path), UsageTracker())
+    score_items(FakeEngine(), ITEMS, SHOWN, settings(), local(tmp_path), UsageTracker())
     engine = FakeEngine()
     engine.info = EngineInfo("fake", "1", "fake-model@2")
-    score_items(engine, ITEMS, SHOWN, settings(), ScoreChunks(tmp_path), UsageTracker())
+    score_items(engine, ITEMS, SHOWN, settings(), local(tmp_path), UsageTracker())
     assert engine.asked == 18
 
 
@@ -178,17 +185,17 @@ def test_scorer_that_reasons_first_is_refused_after_its_first_scores(tmp_path: P
         with pytest.raises(
             ModelError, match=r"fake-model reasons before it answers.*'<think>'.*enable_thinking: false"
         ):
-            score_items(engine, ITEMS, SHOWN, settings(), ScoreChunks(tmp_path), UsageTracker())
-    assert engine.asked == 2 * FIRST_ANSWERS
+            score_items(engine, ITEMS, SHOWN, settings(), local(tmp_path), UsageTracker())
+    assert engine.asked == 2 * FIRST_REPLIES
 
 
 def test_few_prompts_of_a_scorer_that_reasons_first_are_refused_too(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="reasons before it answers"):
-        score_items(ReasoningEngine(), ITEMS[:1], None, settings("plain"), ScoreChunks(tmp_path), UsageTracker())
+        score_items(ReasoningEngine(), ITEMS[:1], None, settings("plain"), local(tmp_path), UsageTracker())
 
 
 def test_scorer_that_seldom_reasons_is_not_refused(tmp_path: Path) -> None:
-    found = score_items(ReasoningEngine(every=5), ITEMS, SHOWN, settings(), ScoreChunks(tmp_path), UsageTracker())
+    found = score_items(ReasoningEngine(every=5), ITEMS, SHOWN, settings(), local(tmp_path), UsageTracker())
     assert (found["top_token"] == "<think>").sum() == 3
 
 
@@ -204,21 +211,19 @@ class BracketEngine(FakeEngine):
 def test_scorer_whose_mark_of_reasoning_is_several_tokens_is_refused(tmp_path: Path, answer: str) -> None:
     engine = BracketEngine(answer)
     with pytest.raises(ModelError, match=r"reasons before it answers: its answers begin with '<think"):
-        score_items(engine, ITEMS, SHOWN, settings(), ScoreChunks(tmp_path), UsageTracker())
+        score_items(engine, ITEMS, SHOWN, settings(), local(tmp_path), UsageTracker())
     assert engine.asked == 18 + 1  # the beginning of one answer is enough
 
 
 def test_scorer_that_begins_with_a_bracket_but_not_with_reasoning_is_not_refused(tmp_path: Path) -> None:
-    found = score_items(
-        BracketEngine("<answer>B</answer>"), ITEMS, SHOWN, settings(), ScoreChunks(tmp_path), UsageTracker()
-    )
+    found = score_items(BracketEngine("<answer>B</answer>"), ITEMS, SHOWN, settings(), local(tmp_path), UsageTracker())
     assert len(found) == 18
 
 
 def test_top_tokens_are_kept_in_chunks_and_in_the_store(tmp_path: Path) -> None:
     engine = FakeEngine()
     with Store(tmp_path / "store.sqlite") as store:
-        for make in (lambda: ScoreChunks(tmp_path / "chunks"), lambda: StoredScores(store)):
+        for make in (lambda: local(tmp_path / "chunks"), lambda: PaidReplies(store)):
             fresh, again = (score_items(engine, ITEMS, SHOWN, settings(), make(), UsageTracker()) for _ in range(2))
             assert set(fresh["top_token"]) <= set("ABC")
             pd.testing.assert_frame_equal(fresh, again)
@@ -231,10 +236,11 @@ def test_chunks_and_replies_of_earlier_versions_have_no_top_token(tmp_path: Path
     key = request_key(engine.info, request)
     old = {"key": [key], "scores": [[1.0, 2.0, 3.0]], "mass": [0.5]}
     pq.write_table(pa.table(old), tmp_path / "chunk-old.parquet")
-    assert ScoreChunks(tmp_path).look_up([key]) == {key: StoredScore([1.0, 2.0, 3.0], 0.5, None, None)}
+    old_score = Scored((1.0, 2.0, 3.0), "logit", 0.5, Usage(0))
+    assert local(tmp_path).look_up([key]) == {key: old_score}
     with Store(tmp_path / "store.sqlite") as store:
-        store.put([(key, {}, {"scores": [1.0, 2.0, 3.0], "mass": 0.5})])
-        assert StoredScores(store).look_up([key]) == {key: StoredScore([1.0, 2.0, 3.0], 0.5, None, None)}
+        store.put([(key, {}, {"scores": [1.0, 2.0, 3.0], "kind": "logit", "mass": 0.5})])
+        assert PaidReplies(store).look_up([key]) == {key: old_score}
 
 
 class CheckingEngine(FakeEngine):
@@ -246,7 +252,7 @@ class CheckingEngine(FakeEngine):
 
 def test_all_prompts_are_checked_with_their_items_before_the_first_is_scored(tmp_path: Path) -> None:
     engine = CheckingEngine()
-    score_items(engine, ITEMS, SHOWN, settings(), ScoreChunks(tmp_path), UsageTracker())
+    score_items(engine, ITEMS, SHOWN, settings(), local(tmp_path), UsageTracker())
     assert engine.checked == [(ScoreRequest, f"item {uid}", 0) for uid in ["i1"] * 12 + ["i2"] * 6]
 
 
@@ -290,7 +296,7 @@ def test_braces_in_texts_and_explanations_stay_text(text: str) -> None:
 
 def test_item_without_explanation_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="item i2 has no explanation, but this source shows them"):
-        score_items(FakeEngine(), ITEMS, SHOWN[:2], settings(), ScoreChunks(tmp_path), UsageTracker())
+        score_items(FakeEngine(), ITEMS, SHOWN[:2], settings(), local(tmp_path), UsageTracker())
 
 
 def answers(
@@ -298,7 +304,8 @@ def answers(
 ) -> pd.DataFrame:
     fields, counts = ("premise", "hypothesis"), tracker or UsageTracker()
     with Store(path) as store:
-        return generate_answers(engine, items, CONFIG.labels, fields, CONFIG.prompts, Sampling(), 1, store, counts)
+        cached = CachedEngine(engine, PaidReplies(store), counts, UnansweredPrompts())
+        return generate_answers(cached, items, CONFIG.labels, fields, CONFIG.prompts, Sampling(), 1)
 
 
 def test_every_item_and_label_is_answered(tmp_path: Path) -> None:
@@ -347,7 +354,7 @@ def test_scores_mjds_and_biases_do_not_depend_on_the_keys_of_labels(tmp_path: Pa
         )
         settings = PromptSettings(CONFIG.prompts, labels, ("premise", "hypothesis"), "explicit", "all", 1)
         path = tmp_path / f"{keys[0]}.parquet"
-        scores = score_items(FakeEngine(), items, texts, settings, ScoreChunks(tmp_path / keys[0]), UsageTracker())
+        scores = score_items(FakeEngine(), items, texts, settings, local(tmp_path / keys[0]), UsageTracker())
         write_parquet(scores, path, schemas.scores(labels))
         read = read_parquet(path)
         mjd = model_judgments(read, Softmax(temperature=1), labels)

@@ -21,7 +21,7 @@ from mjd.config.llms import Llm, Prices
 from mjd.config.scoring import Softmax
 from mjd.errors import DataError, ModelError
 from mjd.estimators.aggregation import model_judgments
-from mjd.estimators.first_token import ScoreChunks, StoredScores, score_items
+from mjd.estimators.first_token import score_items
 from mjd.estimators.item_prompts import PromptSettings
 from mjd.evaluation.comparison import compare
 from mjd.explanations.generation import generate_answers
@@ -29,9 +29,12 @@ from mjd.explanations.selection import candidates, select
 from mjd.io import write_parquet
 from mjd.job import token_counter
 from mjd.llm.base import EngineResources, GenerateRequest, Message, Request, ScoreRequest, Unanswered
+from mjd.llm.cache import CachedEngine
 from mjd.llm.fake import FakeEngine
 from mjd.llm.openai.engine import OpenAiEngine
+from mjd.llm.store.files import LocalScores
 from mjd.llm.store.ledger import Ledger
+from mjd.llm.store.paid import PaidReplies
 from mjd.llm.store.replies import Store
 from mjd.llm.unanswered import UnansweredPrompts
 from mjd.llm.usage import UsageTracker
@@ -45,6 +48,10 @@ LABELS = CONFIG.labels
 ITEMS = pd.DataFrame({"uid": ["i1", "i2", "i3"], "premise": ["P1.", "P2.", "P3."], "hypothesis": ["H1.", "H2.", "H3."]})
 SHOWN = pd.DataFrame({"uid": ["i1", "i1", "i2"], "position": [0, 1, 0], "label": list("enc"), "text": list("xyz")})
 PRICES = Prices(input=2.5, output=10)
+
+
+def local(directory: Path) -> LocalScores:
+    return LocalScores(directory, "logit")
 
 
 def settings(mode: str = "plain") -> PromptSettings:
@@ -73,7 +80,7 @@ class Refusing(FakeEngine):
 
 def scores(engine: FakeEngine, path: Path, policy: str = "stop", items: pd.DataFrame = ITEMS) -> pd.DataFrame:
     found = UnansweredPrompts(policy)  # type: ignore[arg-type]
-    return score_items(engine, items, None, settings(), ScoreChunks(path), UsageTracker(), unanswered=found)
+    return score_items(engine, items, None, settings(), local(path), UsageTracker(), unanswered=found)
 
 
 # -- scoring -----------------------------------------------------------------------------------------------------------
@@ -97,7 +104,7 @@ def test_drop_leaves_the_prompts_out_and_counts_them(tmp_path: Path) -> None:
                 yield i, scored if i % 3 else Unanswered("refused")
 
     found = UnansweredPrompts("drop")
-    table = score_items(EveryThird(), ITEMS, None, settings(), ScoreChunks(tmp_path), UsageTracker(), "s", found)
+    table = score_items(EveryThird(), ITEMS, None, settings(), local(tmp_path), UsageTracker(), "s", found)
     assert (len(table), found.provenance()) == (12, {"unanswered_prompts": 6})
     mjd = model_judgments(table, Softmax(temperature=1), LABELS)
     assert mjd["n_prompts"].tolist() == [4, 4, 4]
@@ -105,7 +112,7 @@ def test_drop_leaves_the_prompts_out_and_counts_them(tmp_path: Path) -> None:
 
 def test_an_item_without_any_answered_prompt_has_no_mjd(tmp_path: Path) -> None:
     found = UnansweredPrompts("drop")
-    table = score_items(Refusing("P2."), ITEMS, None, settings(), ScoreChunks(tmp_path), UsageTracker(), "s", found)
+    table = score_items(Refusing("P2."), ITEMS, None, settings(), local(tmp_path), UsageTracker(), "s", found)
     assert model_judgments(table, Softmax(), LABELS)["uid"].tolist() == ["i1", "i3"]
     assert found.provenance() == {"unanswered_prompts": 6, "items_without_scores": 1}
 
@@ -140,18 +147,16 @@ def test_scores_that_are_no_numbers_are_unanswered_in_any_engine(tmp_path: Path,
 
 def answers(engine: FakeEngine, path: Path, found: UnansweredPrompts) -> pd.DataFrame:
     with Store(path) as store:
+        cached = CachedEngine(engine, PaidReplies(store), UsageTracker(), found)
         return generate_answers(
-            engine,
+            cached,
             ITEMS,
             LABELS,
             ("premise", "hypothesis"),
             CONFIG.prompts,
             Sampling(),
             1,
-            store,
-            UsageTracker(),
             "e",
-            found,
         )
 
 
@@ -191,7 +196,7 @@ def test_drop_without_any_explanation_is_an_error_that_does_not_advise_drop() ->
 def test_drop_scores_the_items_that_have_explanations(tmp_path: Path) -> None:
     found = UnansweredPrompts("drop")
     how = settings("explicit")
-    table = score_items(FakeEngine(), ITEMS, SHOWN, how, ScoreChunks(tmp_path), UsageTracker(), "s", found)
+    table = score_items(FakeEngine(), ITEMS, SHOWN, how, local(tmp_path), UsageTracker(), "s", found)
     assert set(table["uid"]) == {"i1", "i2"}
     assert found.provenance() == {"items_without_explanations": 1}
 
@@ -249,7 +254,7 @@ def gapped(tmp_path: Path) -> pd.DataFrame:
         [(uid, i, label, f"{uid}{i}") for uid in ITEMS["uid"] for i, label in enumerate("en")],
         columns=["uid", "position", "label", "text"],
     )
-    whole = score_items(FakeEngine(), ITEMS, shown, settings("explicit"), ScoreChunks(tmp_path), UsageTracker())
+    whole = score_items(FakeEngine(), ITEMS, shown, settings("explicit"), local(tmp_path), UsageTracker())
     return whole.drop(index=4).reset_index(drop=True)
 
 
@@ -364,7 +369,7 @@ def test_injected_scores_end_the_job_with_the_list_and_the_rerun_asks_for_these(
     def run() -> pd.DataFrame:
         engine = openai_engine(proxy, store)
         engine.prompts_per_call = 6
-        return score_items(engine, ITEMS, None, settings(), StoredScores(store), UsageTracker())
+        return score_items(engine, ITEMS, None, settings(), PaidReplies(store), UsageTracker())
 
     with pytest.raises(ModelError, match=r"of 18 prompts got no usable reply: item i\d .*: ") as error:
         run()
@@ -380,13 +385,13 @@ def test_injected_scores_end_the_job_with_the_list_and_the_rerun_asks_for_these(
 def test_stored_scores_that_no_model_means_are_asked_for_again(proxy: InjectingProxy, store: Store) -> None:
     """Earlier versions kept them as final."""
     proxy.healed = True
-    first = score_items(openai_engine(proxy, store), ITEMS, None, settings(), StoredScores(store), UsageTracker())
+    first = score_items(openai_engine(proxy, store), ITEMS, None, settings(), PaidReplies(store), UsageTracker())
     keys = [key for key, *_ in store.rows()][:3]
     for key, value in zip(keys, ("-Infinity", "-9999.0", "NaN"), strict=True):
         broken = f'{{"scores": [{value}, -1.0, -2.0], "kind": "logprob", "mass": 0.5, "bound": null}}'
         store.db.execute("UPDATE replies SET reply = ? WHERE key = ?", (broken, key))
     engine = openai_engine(proxy, store)
-    again = score_items(engine, ITEMS, None, settings(), StoredScores(store), UsageTracker())
+    again = score_items(engine, ITEMS, None, settings(), PaidReplies(store), UsageTracker())
     assert engine.ledger.requests == 3
     pd.testing.assert_frame_equal(again, first)
 

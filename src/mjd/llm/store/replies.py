@@ -1,8 +1,9 @@
 """The response store: what an LLM answered once is never asked again.
 
 One append-only SQLite file (WAL mode), keyed by the SHA-256 of the whole request (`mjd.llm.base.request_key`), outside
-the declared outputs of any rule. It keeps every generated answer, and every score that was paid for. Errors are never
-stored. Beside the replies it keeps what was spent (`mjd.llm.store.ledger`).
+the declared outputs of any rule. It keeps every answer and score that was paid for, never an error; earlier versions
+kept the answers of local engines, too, which are still found. Beside the replies it keeps what was spent
+(`mjd.llm.store.ledger`).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import sqlite3
 import struct
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -27,7 +28,10 @@ from mjd.llm.base import (
     KIND_GENERATE,
     KIND_SCORE,
     EngineInfo,
+    Generated,
     Request,
+    Scored,
+    reply_from,
     request_fields,
     stored_key,
 )
@@ -143,17 +147,10 @@ class Store:
 
     def get(self, keys: Iterable[str]) -> dict[str, Any]:
         """Stored replies of those keys that have one."""
-        wanted = list(keys)
-        found: dict[str, Any] = {}
         try:
-            for start in range(0, len(wanted), _LOOK_UP):
-                part = wanted[start : start + _LOOK_UP]
-                marks = ",".join("?" * len(part))
-                rows = self.db.execute(f"SELECT key, reply FROM replies WHERE key IN ({marks})", part)
-                found.update((key, json.loads(reply)) for key, reply in rows)
+            return _get(self.db, list(keys))
         except (sqlite3.DatabaseError, json.JSONDecodeError) as error:
             raise self.unusable(error) from error
-        return found
 
     def put(self, replies: Iterable[StoredReply]) -> None:
         """Append (key, request, reply) triples in one transaction; a key already stored keeps its reply."""
@@ -238,6 +235,45 @@ def one_at_a_time(store: Path, model: str) -> Iterator[None]:
     name = hashlib.sha256(model.encode()).hexdigest()[:16]
     with in_turn(store.with_name(f"{name}.lock"), f"asking {model}, which costs money,"):
         yield
+
+
+def replies_of_earlier_version(path: str | Path, keys: Sequence[str]) -> dict[str, Generated | Scored]:
+    """Replies of local engines that earlier versions kept in the response store, which is only read; none without it.
+
+    Raises:
+        DataError: the store cannot be read.
+    """
+    file = Path(path)
+    if not file.is_file():
+        return {}
+    try:
+        with contextlib.closing(_read_only(file)) as db:
+            return {key: reply_from(reply) for key, reply in _get(db, keys).items()}
+    except (sqlite3.DatabaseError, json.JSONDecodeError, OSError) as error:
+        raise Store(file).unusable(error) from error
+
+
+def _get(db: sqlite3.Connection, keys: Sequence[str]) -> dict[str, Any]:
+    """Stored replies of those keys that have one."""
+    found: dict[str, Any] = {}
+    for start in range(0, len(keys), _LOOK_UP):
+        part = keys[start : start + _LOOK_UP]
+        marks = ",".join("?" * len(part))
+        rows = db.execute(f"SELECT key, reply FROM replies WHERE key IN ({marks})", part)
+        found.update((key, json.loads(reply)) for key, reply in rows)
+    return found
+
+
+def _read_only(path: Path) -> sqlite3.Connection:
+    """The database, only to be read; without SQLite's locks where its directory cannot be written, since nobody writes
+    there."""
+    uri = f"{path.absolute().as_uri()}?mode=ro"
+    try:
+        db = sqlite3.connect(uri, uri=True, timeout=60)
+        db.execute("SELECT 1 FROM replies LIMIT 1")
+    except sqlite3.OperationalError:
+        return sqlite3.connect(f"{uri}&immutable=1", uri=True)
+    return db
 
 
 def request_record(info: EngineInfo, request: Request) -> dict[str, Any]:
