@@ -12,6 +12,9 @@ VLLM_VERSION := 0.32.0
 VLLM_VENV := .venv-vllm
 VLLM_STAMP := $(VLLM_VENV)/.installed-$(VLLM)
 
+# One process a core, and a thread each: tests of tiny models gain nothing by more.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4
+
 .DEFAULT_GOAL := help
 .PHONY: help install vllm ood test test-fast test-vllm test-openai lint format lock docs clean
 
@@ -41,11 +44,12 @@ install: $(STAMP) ## make .venv with the locked versions
 ood: $(STAMP) ## results/tables/ood.csv on the bundled sample (CPU, minutes)
 	$(SNAKEMAKE) results/tables/ood.csv
 
-test: $(STAMP) ## all tests that need nothing but this machine
-	$(BIN)/python -m pytest
+test: $(STAMP) ## all tests that need nothing but this machine; COVERAGE=1 (or CI) prints branch coverage
+	$(PYTEST) --dist loadfile --no-loadscope-reorder $(if $(CI)$(COVERAGE),--cov --cov-report=term --cov-report=json:.coverage.json)
+	$(if $(CI)$(COVERAGE),$(BIN)/python tests/coverage_by_package.py)
 
 test-fast: $(STAMP) ## the quick ones among them, in less than a minute
-	$(BIN)/python -m pytest tests/unit tests/golden -m 'not slow'
+	$(PYTEST) tests/unit tests/golden -m 'not slow' --hypothesis-profile=fast
 
 vllm: $(VLLM_STAMP) ## make .venv-vllm for the engine vllm (VLLM=vllm on GPUs)
 

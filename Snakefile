@@ -14,7 +14,7 @@ os.environ.update(PYTHONPATH=SOURCE, MJD_SNAKEMAKE_PID=str(os.getpid()))
 
 from snakemake.common.configfile import load_configfile
 
-from mjd.config.files import load_config, resolve
+from mjd.config.files import resolve, resolved
 from mjd.errors import ConfigError
 from mjd.paths import Paths
 from mjd.runtime.interruption import end_jobs_on_signals
@@ -30,12 +30,13 @@ if not workflow.overwrite_configfiles:
 
 try:
     check_keys_once(workflow.configfiles)
-    # Snakemake would take `--config encoders={}` for nothing to add; jobs get what is resolved here.
+    # Snakemake would take `--config encoders={}` for nothing to add.
     layers = [load_configfile(file) for file in workflow.configfiles]
-    config = resolve(layers, workflow.config_settings.config)
-    CONFIG = load_config(config)
+    CONFIG = resolve(layers, workflow.config_settings.config)
 except ConfigError as error:
     raise WorkflowError(str(error)) from None
+
+config = resolved(CONFIG)  # what Snakemake gives to scripts
 
 PATHS = Paths.of(CONFIG)
 
@@ -72,6 +73,7 @@ TABLES = [spec.table for spec in analyses_of(CONFIG) if spec.is_wanted(CONFIG)]
 
 onstart:
     limit_gpus_of_run()
+    keep_configuration_of_run()
     end_jobs_on_signals(workflow.local_exec)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from filelock import FileLock
 
 from mjd.config.files import read_config
 from mjd.config.llms import Llm
@@ -22,6 +23,7 @@ os.environ.update(thread_environment(os.environ))  # as for jobs: no module abov
 
 # A busy machine is no reason to fail: what takes long is limited by pytest.
 hypothesis.settings.register_profile("mjd", deadline=None, max_examples=50)
+hypothesis.settings.register_profile("fast", deadline=None, max_examples=10)  # for `make test-fast`
 hypothesis.settings.load_profile("mjd")
 
 MODEL = "smollm2-135m-instruct"
@@ -36,11 +38,15 @@ def sample() -> Config:
 
 @pytest.fixture(scope="session")
 def smollm2(sample: Config) -> Path:
-    """SmolLM2's model directory, fetched and converted by the rule `download_model` when it is not there."""
+    """SmolLM2's model directory, fetched and converted by the rule `download_model` when it is not up to date.
+
+    Processes of pytest-xdist do so one after another: Snakemake refuses a second run that makes the same files.
+    """
     directory = ROOT / sample.downloads_dir / "models" / MODEL
-    if not directory.is_dir():
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(directory.parent.parent / "tests.lock"):
         done = run_snakemake("--cores", "all", f"{sample.downloads_dir}/models/{MODEL}")
-        assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     return directory
 
 

@@ -73,6 +73,12 @@ def provenance(snakemake: Any, engine: Engine | None = None, tally: Tally | None
     return base | more
 
 
+@functools.cache
+def config_of(snakemake: Any) -> Config:
+    """The run's configuration, every setting as it was when the run started; parsed once a job."""
+    return load_config(snakemake.config)
+
+
 def labels_of(snakemake: Any) -> LabelSet:
     """The labels a rule passes in its params."""
     return label_set(snakemake.params.labels)
@@ -96,7 +102,7 @@ def engine_of(snakemake: Any, store: Store) -> Iterator[Engine]:
     from mjd.llm.store.replies import one_at_a_time
     from mjd.planning.prompt_counts import check_prompts_per_item
 
-    config = load_config(snakemake.config)
+    config = config_of(snakemake)
     settings = config.llm_settings(snakemake.wildcards.llm)
     # Rule load_items has checked this; `scoring` may have changed since, which runs no rule before this one again.
     human = io.read_parquet(snakemake.input.human_explanations)
@@ -156,12 +162,12 @@ def unanswered_prompts(snakemake: Any) -> UnansweredPrompts:
     """
     from mjd.llm.unanswered import UnansweredPrompts
 
-    return UnansweredPrompts(load_config(snakemake.config).unanswered)
+    return UnansweredPrompts(config_of(snakemake).unanswered)
 
 
 def encoder_settings(snakemake: Any) -> dict[str, Any]:
     """Keyword arguments `max_length` and `device` of a rule's encoder; uses the rule's threads."""
-    settings = load_config(snakemake.config).encoders[snakemake.wildcards.encoder]
+    settings = config_of(snakemake).encoders[snakemake.wildcards.encoder]
     take_gpus(settings.resources.gpu, settings.device, f"encoders.{snakemake.wildcards.encoder}")
     from mjd.backends.devices import resolve_device, set_threads
 
@@ -171,5 +177,5 @@ def encoder_settings(snakemake: Any) -> dict[str, Any]:
 
 def parallel_runs(snakemake: Any, device: torch.device) -> int:
     """Fine-tuning runs at a time: the encoder's setting, else one a thread on a CPU and one on a GPU."""
-    chosen = load_config(snakemake.config).encoders[snakemake.wildcards.encoder].parallel_runs
+    chosen = config_of(snakemake).encoders[snakemake.wildcards.encoder].parallel_runs
     return chosen or (int(snakemake.threads) if device.type == "cpu" else 1)

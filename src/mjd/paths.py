@@ -182,6 +182,17 @@ class Paths:
         """The lock of the job that makes an artifact."""
         return Path(self.store).parent / "locks" / Path(output).relative_to(self.results).with_suffix(".lock")
 
+    # -- of runs ---------------------------------------------------------------------------------------------------
+
+    @property
+    def resolved_config(self) -> str:
+        """Every setting of the newest run, for people."""
+        return f"{self.results}/config.resolved.yaml"
+
+    def config_of_runs(self, config_hash: str) -> str:
+        """Every setting of the runs with that `config_hash`, for their jobs."""
+        return f"{self.results}/configs/{config_hash}.yaml"
+
     # -- of rules --------------------------------------------------------------------------------------------------
 
     def log(self, *parts: str) -> str:

@@ -98,7 +98,8 @@ class BatchServer(ThreadingHTTPServer):
             return batch
 
     def _work_off(self, batch: dict[str, Any]) -> None:
-        done, failed = [], []
+        done: list[str] = []
+        failed: list[str] = []
         for line in self.files[batch["input_file_id"]].splitlines():
             asked = json.loads(line)
             about = {"id": f"r-{len(done)}", "custom_id": asked["custom_id"]}

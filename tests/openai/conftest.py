@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mjd.config.llms import Llm, Prices
-from mjd.llm.base import Engine, Score, Scored, Workplace
+from mjd.llm.base import Engine, Score, Scored, Unanswered, Workplace
 from mjd.llm.openai.engine import OpenAiEngine
 from mjd.llm.store.ledger import Ledger
 from mjd.llm.store.replies import Store
@@ -62,12 +62,12 @@ def engine_at(store: Store, key: str) -> EngineAt:
 
 
 @pytest.fixture(scope="session")
-def expected(smollm2: Path, local: Llm, identity: str, score_requests: list[Score]) -> list[Scored]:
+def expected(smollm2: Path, local: Llm, identity: str, score_requests: list[Score]) -> list[Scored | Unanswered]:
     """Scores of the Transformers engine: logits."""
     return scored(TransformersEngine(smollm2, local, identity), score_requests)
 
 
-def scored(engine: Engine, requests: list[Score]) -> list[Scored]:
+def scored(engine: Engine, requests: list[Score]) -> list[Scored | Unanswered]:
     """Scores in the order of the requests."""
     found = dict(engine.score(requests))
     return [found[i] for i in range(len(requests))]

@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -40,7 +41,9 @@ def asked(score_requests: list[Score]) -> list[Score]:
 
 
 @pytest.fixture(scope="session")
-def straight(server: VllmServer, key: str, score_requests: list[Score], tmp_path_factory: pytest.TempPathFactory):
+def straight(
+    server: VllmServer, key: str, score_requests: list[Score], tmp_path_factory: pytest.TempPathFactory
+) -> Any:
     """Scores of the same requests without the Batch API."""
     llm = Llm(
         title="SmolLM2", model="served", engine="openai", openai={"base_url": server.url, "api_key_env": KEY_VARIABLE}

@@ -103,7 +103,7 @@ def test_varierr_names_every_explanations_annotator(
 def test_anli_dev(source: SourceDirectory, public_config: Config) -> None:
     ood = load_ood(OodData(loader="anli-dev"), public_config.task, directories(source, "anli-dev"), None)
     assert ood.groupby("round").size().to_dict() == {"R1": 1000, "R2": 1000, "R3": 1198}
-    assert ood.groupby(["round", "label"]).size()["R1"].to_dict() == {"c": 333, "e": 334, "n": 333}
+    assert ood.groupby(["round", "label"]).size().xs("R1").to_dict() == {"c": 333, "e": 334, "n": 333}
     to_table(ood, schemas.ood(public_config.task.text_fields))
 
 

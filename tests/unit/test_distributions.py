@@ -92,7 +92,7 @@ def test_aligned_refuses_what_is_no_distribution() -> None:
 
 
 def test_a_null_score_becomes_its_bound() -> None:
-    frame = scores([("i1", -1.0, None, None), ("i1", -1.0, -2.0, -3.0)]).assign(score_bound=[-5.0, None])
+    frame = scores([("i1", -1.0, None, None), ("i1", -1.0, -2.0, -3.0)]).assign(score_bound=[-5.0, np.nan])
     filled, n_bounded = fill_bounds(frame, LABELS)
     assert n_bounded == 1
     assert filled[LABELS.columns("score")].to_numpy().tolist() == [[-1, -5, -5], [-1, -2, -3]]
@@ -100,7 +100,9 @@ def test_a_null_score_becomes_its_bound() -> None:
 
 
 def test_a_null_score_without_a_bound_is_still_an_error() -> None:
-    filled, n_bounded = fill_bounds(scores([("i1", -1.0, None, -2.0)]).assign(score_bound=[None]), LABELS)
+    filled, n_bounded = fill_bounds(
+        scores([("i1", -1.0, None, -2.0)]).assign(score_bound=pd.Series([None], dtype=object)), LABELS
+    )
     assert n_bounded == 0
     with pytest.raises(DataError, match="row 1"):
         model_judgments(filled, Softmax(temperature=1), LABELS)

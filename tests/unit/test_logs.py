@@ -1,18 +1,18 @@
 """Log files; progress lines: counts, and rates taken at the end of a burst."""
 
 import logging
+import time
 from pathlib import Path
 
 import pytest
 
-from mjd import logs
 from mjd.logs import Progress, logging_to
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [0.0]
-    monkeypatch.setattr(logs.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     return now
 
 

@@ -24,7 +24,7 @@ from mjd.orders import Orders, cure, n_distinct_orders, n_distinct_rotations, n_
 from mjd.planning import estimate as planning
 from mjd.planning.estimate import Answers, TokenCounter
 from mjd.planning.prompt_counts import check_prompts_per_item
-from mjd.prompts.templates import explanation_orders
+from mjd.prompts.templates import explanation_orders, score_prompts
 from tests.unit.config.test_schema import values
 
 NO_ANALYSES = {"convergence_items": 0, "generated_prompts": 0}
@@ -157,7 +157,7 @@ def test_plan_makes_one_prompt_an_item_and_not_all_orders_of_the_options(monkeyp
 def test_score_items_makes_prompts_as_they_are_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine, asked_before = FakeEngine(), []
     monkeypatch.setattr(engine, "prompts_per_call", 200)
-    made = prompting.score_prompts
+    made = score_prompts
 
     def watched(*arguments: Any) -> Any:
         asked_before.append(engine.asked)

@@ -13,7 +13,7 @@ import pytest
 from mjd.config.llms import Llm
 from mjd.errors import ModelError
 from mjd.io import read_parquet, read_provenance
-from mjd.llm.base import Engine, Generate, Message, Score, Scored, Workplace
+from mjd.llm.base import Engine, Generate, Message, Score, Scored, Unanswered, Workplace
 from mjd.llm.transformers.engine import TransformersEngine
 from mjd.llm.vllm.engine import VllmEngine
 from tests.conftest import MODEL
@@ -27,7 +27,7 @@ def settings(vllm_python: str, **more: object) -> Llm:
     return Llm(title="SmolLM2", model=MODEL, engine="vllm", vllm={"python": vllm_python, **CPU, **more})
 
 
-def scored(engine: Engine, requests: list[Score]) -> list[Scored]:
+def scored(engine: Engine, requests: list[Score]) -> list[Scored | Unanswered]:
     found = dict(engine.score(requests))
     return [found[i] for i in range(len(requests))]
 
@@ -38,7 +38,7 @@ def transformers_engine(smollm2: Path, local: Llm, identity: str) -> Transformer
 
 
 @pytest.fixture(scope="module")
-def expected(transformers_engine: TransformersEngine, score_requests: list[Score]) -> list[Scored]:
+def expected(transformers_engine: TransformersEngine, score_requests: list[Score]) -> list[Scored | Unanswered]:
     return scored(transformers_engine, score_requests)
 
 
@@ -154,7 +154,7 @@ def test_the_workflow_scores_logits_with_vllm(
     answers = [read_parquet(folder / run / "explanations/smollm2/answers.parquet")["text"].tolist() for run in frames]
     assert answers[0] == answers[1]
     for found, wanted in zip(frames["vllm"], frames["local"], strict=True):
-        numbers = [name for name in wanted if name.startswith(("score_e", "score_n", "score_c", "p_"))]
+        numbers = [name for name in wanted if str(name).startswith(("score_e", "score_n", "score_c", "p_"))]
         np.testing.assert_allclose(found[numbers], wanted[numbers], atol=1e-3)
     about = read_provenance(folder / "vllm" / names[0])
     assert (about["engine"], about["score"], about["scores"]) == ("vllm", "logit", "logit")

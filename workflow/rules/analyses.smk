@@ -97,7 +97,9 @@ rule sample_answers:
         text_fields=CONFIG.task.text_fields,
         prompts=PROMPTS,
         orders=CONFIG.scoring.orders,
-        analyses=CONFIG.analyses.model_dump(exclude={"label_mass_warning"}),
+        analyses=CONFIG.analyses.model_dump(
+            include={"generated_prompts", "generated_tokens"}
+        ),
         seed=CONFIG.seed,
         store=PATHS.store,
     message:

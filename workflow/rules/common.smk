@@ -1,9 +1,11 @@
 # What rules share: registries, and functions that find their inputs and cut their params.
 from mjd import registry, systems
 from mjd.config.data import source_ids
+from mjd.config.files import write_resolved
 from mjd.errors import MjdError
 from mjd.paths import VARIANT
 from mjd.runtime.gpus import find_gpus, limit_gpus
+from mjd.runtime.locks import unwritable
 from mjd.systems import encode, split_source
 
 REGISTRY = registry.sources()
@@ -134,3 +136,22 @@ def limit_gpus_of_run():
         # Known now that the executor is: a login node without GPUs must not hold back a cluster's jobs.
         workflow.scheduler.global_resources["gpu"] = limit
         workflow.scheduler.resources["gpu"] = limit
+
+
+def keep_configuration_of_run():
+    """Write down every setting, and let jobs that run in a Snakemake of their own (on a cluster) read that file.
+
+    Snakemake would have them read the user's YAML files, which may change while the run works. The file's name is the
+    hash of its content: a later run with other settings leaves it alone.
+    """
+    if workflow.touch:
+        return
+    from mjd.io import config_hash  # imports pandas, which a dry run does without
+
+    kept = PATHS.config_of_runs(config_hash(config))
+    try:
+        write_resolved(CONFIG, [kept, PATHS.resolved_config])
+    except OSError as error:
+        raise WorkflowError(str(unwritable(Path(kept), error))) from None
+    workflow.config_settings.configfiles = [Path(kept).absolute()]
+    workflow.config_settings.config_args = []  # `--config` is resolved in the file

@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-from mjd.config.files import load_config
 from mjd.data.download import fetch_source, mirror_directory
-from mjd.job import job
+from mjd.job import config_of, job
 from mjd.registry import Source
 from mjd.settings import check
 
@@ -14,5 +13,5 @@ with job(snakemake):
         entry,
         Path(snakemake.output[0]),
         blobs=Path(snakemake.params.blobs),
-        mirror=mirror_directory(load_config(snakemake.config).mirror),
+        mirror=mirror_directory(config_of(snakemake).mirror),
     )

@@ -2,20 +2,19 @@
 
 from mjd import schemas
 from mjd.config.data import ItemsData, Task
-from mjd.config.files import load_config
 from mjd.data.items import train_items
 from mjd.data.loaders import load_items
 from mjd.data.overlap import items_report, report_entry
 from mjd.explanations.selection import check_sources
 from mjd.io import write_parquet
-from mjd.job import job, provenance, source_directories
+from mjd.job import config_of, job, provenance, source_directories
 from mjd.planning.prompt_counts import check_prompts_per_item
 from mjd.settings import check
 
 with job(snakemake):
     task = check(Task, snakemake.params.task, "task")
     data = check(ItemsData, snakemake.params.data, "data.items")
-    config = load_config(snakemake.config)
+    config = config_of(snakemake)
     fine_tuning = bool(config.encoders)
     items, human_explanations = load_items(
         data, task, source_directories(snakemake.input.sources), snakemake.params.limit, fine_tuning

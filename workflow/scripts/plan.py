@@ -2,15 +2,14 @@
 
 from pathlib import Path
 
-from mjd.config.files import load_config
 from mjd.io import read_parquet, write_csv, write_parquet
-from mjd.job import job, log, provenance
+from mjd.job import config_of, job, log, provenance
 from mjd.planning import estimate as planning
 from mjd.planning.progress import Finished, counters, known_answers
 from mjd.prompts.templates import prompts_from
 
 with job(snakemake):
-    config = load_config(snakemake.config).model_copy(update={"prompts": prompts_from(snakemake.params.prompts)})
+    config = config_of(snakemake).model_copy(update={"prompts": prompts_from(snakemake.params.prompts)})
     items, human = read_parquet(snakemake.input.data_items), read_parquet(snakemake.input.human_explanations)
     paths = zip(snakemake.params.published, snakemake.input.published, strict=True)
     published = {name: read_parquet(path) for name, path in paths}

@@ -2,11 +2,10 @@
 
 from mjd.analyses import first_token_agreement as first_token
 from mjd.config.analyses import Analyses
-from mjd.config.files import load_config
 from mjd.data.items import train_items
-from mjd.estimators.first_token import PromptSettings
+from mjd.estimators.item_prompts import PromptSettings
 from mjd.io import read_parquet, write_parquet
-from mjd.job import engine_of, job, labels_of, provenance, unanswered_prompts
+from mjd.job import config_of, engine_of, job, labels_of, provenance, unanswered_prompts
 from mjd.llm.store.replies import Store
 from mjd.llm.usage import Tally
 from mjd.paths import Paths
@@ -17,12 +16,17 @@ from mjd.systems import decode
 with job(snakemake), Store(snakemake.params.store) as store:
     params = snakemake.params
     prompts, labels = prompts_from(params.prompts), labels_of(snakemake)
-    paths = Paths.of(load_config(snakemake.config))
+    paths = Paths.of(config_of(snakemake))
     variants = [
         first_token.Variant(
             slug=system.slug,
             settings=PromptSettings(
-                prompts, labels, tuple(params.text_fields), system.mode, params.orders, params.seed
+                prompts,
+                labels,
+                tuple(params.text_fields),
+                system.mode,  # type: ignore[arg-type] # a system that an LLM scores has one
+                params.orders,
+                params.seed,
             ),
             explanations=read_parquet(shown) if (shown := paths.shown_by(system)) else None,
             scores=read_parquet(paths.scores_of(system)),

@@ -1,16 +1,23 @@
-"""Configuration files: read, laid over one another, checked."""
+"""Configuration files: read, laid over one another, checked, and written as what they come to."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from mjd.config.schema import Config
 from mjd.errors import ConfigError
 from mjd.settings import check
 from mjd.yaml_files import read_yaml
+
+_RESOLVED_HEAD = (
+    "# Every setting of a run, defaults included, as its jobs read them. Written when the run started: changes here\n"
+    "# change nothing; edit your own configuration file.\n"
+)
 
 
 def load_config(values: Mapping[str, Any], where: str = "configuration") -> Config:
@@ -24,13 +31,13 @@ def load_config(values: Mapping[str, Any], where: str = "configuration") -> Conf
     return check(Config, _with_extended(values, where), where)
 
 
-def resolve(files: Sequence[Mapping[str, Any]], command_line: Mapping[str, Any]) -> dict[str, Any]:
-    """The whole configuration as a plain mapping without `extends`: files in order, then what `--config` gave.
+def resolve(files: Sequence[Mapping[str, Any]], command_line: Mapping[str, Any]) -> Config:
+    """The whole configuration: files in order over what they extend, then what `--config` gave.
 
     Snakemake's own merging takes an empty mapping for nothing to add; here `{}` empties and null removes, as in files.
 
     Raises:
-        ConfigError: a file that is extended cannot be read, or files extend one another in a circle.
+        ConfigError: a file that is extended cannot be read, files extend one another in a circle, or see `load_config`.
     """
     whole: dict[str, Any] = {}
     for values in files:
@@ -39,7 +46,21 @@ def resolve(files: Sequence[Mapping[str, Any]], command_line: Mapping[str, Any])
         whole["extends"] = command_line["extends"]
     whole = _overlaid(_with_extended(whole, "configuration"), command_line)
     whole.pop("extends", None)
-    return whole
+    return check(Config, whole, "configuration")
+
+
+def resolved(config: Config) -> dict[str, Any]:
+    """Every setting as JSON has it, defaults too, in the order of the schema; `load_config` reads it back as it was."""
+    return config.model_dump(mode="json", exclude={"extends"})
+
+
+def write_resolved(config: Config, paths: Iterable[str]) -> None:
+    """Write every setting as YAML to each of `paths`, atomically; raises `OSError` where one cannot be written."""
+    from mjd.io import write_text  # imports pandas, which a dry run does without
+
+    text = _RESOLVED_HEAD + yaml.safe_dump(resolved(config), sort_keys=False, allow_unicode=True, width=120)
+    for path in paths:
+        write_text(text, path)
 
 
 def _with_extended(values: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 from urllib.parse import urlsplit
@@ -80,7 +81,10 @@ class OpenAi(Settings):
 
     @field_validator("api_key_env")
     @classmethod
-    def _empty_is_none(cls, name: str | None) -> str | None:
+    def _names_a_variable(cls, name: str | None) -> str | None:
+        if name and not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name):
+            # Not quoted: it may be the key itself, which belongs neither in a message nor in config.resolved.yaml.
+            raise ValueError("must be the name of an environment variable (letters, digits, _), never the key itself")
         return name or None
 
     @field_validator("base_url")

@@ -7,7 +7,7 @@ import math
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +24,7 @@ from mjd.estimators.item_prompts import PromptSettings, item_prompts, n_prompts
 from mjd.estimators.label_mass import warn_of_low_mass as warn_of_low_mass
 from mjd.io import atomic_path, read_table
 from mjd.llm import reasoning
-from mjd.llm.base import Engine, Generate, Generated, Score, Scored, Unanswered
+from mjd.llm.base import Engine, Generate, Generated, Score, Scored, Unanswered, reply_fields
 from mjd.llm.logprobs import is_usable_score
 from mjd.llm.store.replies import Store, request_record
 from mjd.llm.unanswered import UnansweredPrompts
@@ -126,7 +126,7 @@ class StoredScores(AnswerCache[Score, Scored, Known]):
         return {key: Known(r["scores"], r["mass"], *(r.get(name) for name in more)) for key, r in found.items()}
 
     def add(self, key: str, engine: Engine, request: Score, reply: Scored) -> None:
-        self._store.put([(key, request_record(engine.info, request), asdict(reply))])
+        self._store.put([(key, request_record(engine.info, request), reply_fields(reply))])
 
     def flush(self) -> None:
         """Nothing to do: every score is in the store already."""

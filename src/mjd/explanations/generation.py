@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import pandas as pd
@@ -12,7 +11,7 @@ import pandas as pd
 from mjd.config.explanations import Sampling
 from mjd.config.prompts import Prompts
 from mjd.labels import LabelSet
-from mjd.llm.base import Engine, Generate, Unanswered, request_key
+from mjd.llm.base import Engine, Generate, Unanswered, reply_fields, request_key
 from mjd.llm.store.replies import Store, request_record
 from mjd.llm.unanswered import UnansweredPrompts
 from mjd.llm.usage import Tally
@@ -79,8 +78,8 @@ def ask(
                     unanswered.add(names[i], answer)
                     progress.failed()
                     continue
-                replies[keys[i]] = asdict(answer)
-                store.put([(keys[i], request_record(engine.info, requests[i]), asdict(answer))])
+                replies[keys[i]] = reply_fields(answer)
+                store.put([(keys[i], request_record(engine.info, requests[i]), reply_fields(answer))])
                 tally.add(answer.usage)
                 progress.done()
     unanswered.settle(what, len(requests))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 from mjd.llm.specs import ScoreKind
@@ -116,9 +116,9 @@ class EngineInfo:
 
     def record(self, request: Generate | Score) -> dict[str, Any]:
         """The plain values that the key of `request` covers; `scoring` only where it holds something."""
-        values = asdict(self)
-        if not (self.scoring and isinstance(request, Score)):
-            del values["scoring"]
+        values = named_fields(self, _ENGINE_NAMES)
+        if self.scoring and isinstance(request, Score):
+            values["scoring"] = self.scoring
         return values
 
     def provenance(self) -> dict[str, str]:
@@ -184,9 +184,74 @@ class Engine(ABC):
         """End what the engine started."""
 
 
+# Under these names the store keeps requests and replies, and keys are hashes over them. They are literals so that a
+# class or an attribute may be renamed: never change one, or every reply that was paid for is asked again.
+KIND_SCORE = "Score"
+KIND_GENERATE = "Generate"
+_ENGINE_NAMES = {"engine": "engine", "engine_version": "engine_version", "model": "model", "settings": "settings"}
+_MESSAGE_NAMES = {"role": "role", "content": "content"}
+_SCORE_NAMES = {"letters": "letters"}
+_GENERATE_NAMES = {
+    "max_new_tokens": "max_new_tokens",
+    "temperature": "temperature",
+    "top_p": "top_p",
+    "seed": "seed",
+    "sample_index": "sample_index",
+}
+_USAGE_NAMES = {
+    "prompt_tokens": "prompt_tokens",
+    "completion_tokens": "completion_tokens",
+    "cached_tokens": "cached_tokens",
+}
+_SCORED_NAMES = {
+    "scores": "scores",
+    "kind": "kind",
+    "mass": "mass",
+    "bound": "bound",
+    "top_token": "top_token",
+}
+_GENERATED_NAMES = {"text": "text", "finish_reason": "finish_reason"}
+# Fields that came after the first release belong here, not above: they enter only when they are not at their default,
+# so that keys of earlier requests stay.
+_LATER_SCORE_NAMES: dict[str, str] = {}
+_LATER_GENERATE_NAMES: dict[str, str] = {}
+
+
 def request_key(info: EngineInfo, request: Generate | Score) -> str:
     """SHA-256 (hex) of the whole request: model, revision, engine and its version, messages, sampling."""
-    return stored_key(info.record(request), type(request).__name__, asdict(request))
+    return stored_key(info.record(request), request_kind(request), request_fields(request))
+
+
+def request_kind(request: Generate | Score) -> str:
+    """`KIND_SCORE` or `KIND_GENERATE`."""
+    return KIND_SCORE if isinstance(request, Score) else KIND_GENERATE
+
+
+def request_fields(request: Generate | Score) -> dict[str, Any]:
+    """The plain values of a request under the names that the store keeps."""
+    messages = {"messages": [named_fields(message, _MESSAGE_NAMES) for message in request.messages]}
+    if isinstance(request, Score):
+        return messages | named_fields(request, _SCORE_NAMES, _LATER_SCORE_NAMES)
+    return messages | named_fields(request, _GENERATE_NAMES, _LATER_GENERATE_NAMES)
+
+
+def reply_fields(reply: Generated | Scored) -> dict[str, Any]:
+    """The plain values of a reply under the names that the store keeps."""
+    names = _SCORED_NAMES if isinstance(reply, Scored) else _GENERATED_NAMES
+    return named_fields(reply, names) | {"usage": named_fields(reply.usage, _USAGE_NAMES)}
+
+
+def named_fields(value: Any, always: Mapping[str, str], later: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Attributes of a dataclass under stored names (both mappings: attribute to name).
+
+    Those of `later` are left out where they have the default of their field.
+    """
+    found = {name: getattr(value, attribute) for attribute, name in always.items()}
+    if later:
+        defaults = {field.name: field.default for field in fields(value)}
+        changed = {attribute: getattr(value, attribute) for attribute in later}
+        found |= {later[attribute]: one for attribute, one in changed.items() if one != defaults[attribute]}
+    return found
 
 
 def stored_key(info: dict[str, Any], kind: str, request: dict[str, Any]) -> str:

@@ -205,6 +205,7 @@ def test_base_loss_falls(tiny_encoder: Path, toy_pairs: pd.DataFrame, fit_base: 
     assert losses[-3:].mean() < 0.5 * losses[:3].mean()
 
 
+@pytest.mark.slow
 def test_base_classifier_learns_each_label_at_its_position(
     tiny_bert: Path, toy_pairs: pd.DataFrame, nli_labels: LabelSet, fit_base: Callable[..., np.ndarray], tmp_path: Path
 ) -> None:
@@ -213,6 +214,7 @@ def test_base_classifier_learns_each_label_at_its_position(
     assert [nli_labels.keys[index] for index in predicted] == toy_pairs["label"].tolist()
 
 
+@pytest.mark.slow
 def test_base_training_is_deterministic(
     tiny_encoder: Path, toy_pairs: pd.DataFrame, fit_base: Callable[..., np.ndarray]
 ) -> None:
@@ -320,6 +322,7 @@ def test_every_run_has_one_best_step(train: Train) -> None:
     assert history.groupby(["system", "seed"])["is_best"].sum().tolist() == [1, 1]
 
 
+@pytest.mark.slow
 def test_train_loss_falls(train: Train) -> None:
     history = train(epochs=30, evaluate_every=9)
     assert history["train_loss"].iloc[-1] < history["train_loss"].iloc[0] - 0.1
@@ -383,6 +386,7 @@ def test_seeds_differ(train: Train) -> None:
     assert first != second
 
 
+@pytest.mark.slow
 def test_systems_of_one_seed_start_alike_and_see_the_same_batches(
     train: Train, toy_items: pd.DataFrame, nli_labels: LabelSet
 ) -> None:
@@ -449,6 +453,7 @@ def test_workers_end_with_a_killed_job() -> None:
             pytest.fail("the worker lives on")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [{}, {"learning_rate": 1e-3}], ids=["same job", "other settings"])
 def test_a_stopped_job_goes_on_from_its_finished_runs(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, float]
@@ -540,6 +545,7 @@ def test_missing_dev_hjd_is_refused(train: Train, toy_items: pd.DataFrame) -> No
         train(items=set_hjd(toy_items, "dev", np.nan))
 
 
+@pytest.mark.slow
 def test_test_items_are_not_used(train: Train, toy_items: pd.DataFrame) -> None:
     changed = set_hjd(toy_items, "test", np.nan)
     pd.testing.assert_frame_equal(train(), train(items=changed), check_exact=True)
@@ -568,6 +574,7 @@ def test_base_with_another_label_order_is_refused(
 # -- ties and truncation -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tie", [[0.4, 0.4, 0.2], [0.4, 0.2, 0.4]])
 def test_dev_macro_f1_counts_any_tied_label_as_right(
     train: Train, toy_items: pd.DataFrame, nli_labels: LabelSet, tmp_path: Path, tie: list[float]

@@ -1,13 +1,18 @@
 """Configuration files laid over one another."""
 
+import copy
+import functools
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from mjd.config.analyses import Analyses
-from mjd.config.files import load_config, read_config, resolve
+from mjd.config.files import load_config, read_config, resolve, resolved, write_resolved
 from mjd.errors import ConfigError
+from mjd.io import config_hash
 
 
 def values(name: str = "config.yaml") -> dict:
@@ -64,11 +69,60 @@ def test_what_a_file_empties_stays_empty_in_a_file_above_it(tmp_path: Path) -> N
 
 def test_command_line_empties_and_removes_as_a_file_does(tmp_path: Path) -> None:
     file = {"extends": "config/config.yaml", "results_dir": "mine"}
-    assert resolve([file], {"encoders": {}})["encoders"] == {}
-    assert resolve([file], {"encoders": {"minilm": "null"}})["encoders"] == {}
+    assert resolve([file], {"encoders": {}}).encoders == {}
+    assert resolve([file], {"encoders": {"minilm": "null"}}).encoders == {}
     whole = resolve([file, {"seed": 2}], {"limit": 3})
-    assert (whole["results_dir"], whole["seed"], whole["limit"]) == ("mine", 2, 3)
-    assert "extends" not in whole
-    assert load_config(whole | {"extends": "config/config.yaml"}) == load_config(file | {"seed": 2, "limit": 3})
+    assert (whole.results_dir, whole.seed, whole.limit) == ("mine", 2, 3)
+    assert load_config({**resolved(whole), "extends": "config/config.yaml"}) == load_config(
+        file | {"seed": 2, "limit": 3}
+    )
     other = own(tmp_path, "other.yaml", extends="config/config.yaml", seed=5)
-    assert resolve([file], {"extends": other})["seed"] == 5
+    assert resolve([file], {"extends": other}).seed == 5
+
+
+@pytest.mark.parametrize("name", ["config", "public", "public-all-orders", "paper"])
+def test_resolved_configuration_read_back_is_the_same(tmp_path: Path, name: str) -> None:
+    config, path = read_config(f"config/{name}.yaml"), tmp_path / "config.resolved.yaml"
+    write_resolved(config, [str(path)])
+    read = read_config(path)
+    assert resolved(read) == resolved(config)
+    assert "extends" not in resolved(config)
+    assert not list(tmp_path.glob(".*"))
+
+
+def leaves(values: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Paths of all settings that hold no others."""
+    inner = values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list) else ()
+    found = [leaf for key, value in inner for leaf in leaves(value, (*path, key))]
+    yield from found or [path]
+
+
+def test_config_hash_changes_with_every_setting() -> None:
+    whole = resolved(read_config("config/paper.yaml"))
+    before = config_hash(whole)
+    paths = list(leaves(whole))
+    assert len(paths) > 100
+    for path in paths:
+        changed = copy.deepcopy(whole)
+        holder = functools.reduce(lambda values, key: values[key], path[:-1], changed)
+        holder[path[-1]] = "another value"
+        assert config_hash(changed) != before, path
+
+
+def test_config_hash_is_of_what_settings_are_not_of_how_they_are_written(tmp_path: Path) -> None:
+    text = Path("config/config.yaml").read_text(encoding="utf-8")
+    path = tmp_path / "own.yaml"
+    values_reversed = dict(reversed(list(yaml.safe_load(text).items())))
+    path.write_text("# a comment\n" + yaml.safe_dump(values_reversed, sort_keys=False), encoding="utf-8")
+    spelt_out = load_config({**values(), "unanswered": "stop", "statistics": {"confidence": 0.95}})
+    own_hash = config_hash(resolved(read_config("config/config.yaml")))
+    assert config_hash(resolved(read_config(path))) == own_hash
+    assert config_hash(resolved(spelt_out)) == own_hash
+    assert config_hash(resolved(load_config({**values(), "unanswered": "drop"}))) != own_hash
+
+
+def test_api_key_in_the_place_of_its_variable_is_refused_and_not_shown() -> None:
+    llm = {"title": "Hosted", "model": "gpt-4o", "engine": "openai", "openai": {"api_key_env": "sk-abc-123"}}
+    with pytest.raises(ConfigError, match="must be the name of an environment variable") as caught:
+        load_config({**values(), "llms": {"smollm2": llm}})
+    assert "sk-abc" not in str(caught.value)

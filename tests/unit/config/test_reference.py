@@ -1,6 +1,7 @@
 """Generated files agree with the code they are generated from."""
 
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
@@ -16,7 +17,7 @@ def test_generated_file_is_up_to_date(path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["config.yaml", "public.yaml", "paper.yaml"])
 def test_json_schema_accepts_the_shipped_configs(name: str) -> None:
-    values = {}
+    values: dict[str, Any] = {}
     for part in ("nli.yaml", name):
         values |= yaml.safe_load((ROOT / "config" / part).read_text(encoding="utf-8"))
     jsonschema.Draft202012Validator(config_schema()).validate(values)

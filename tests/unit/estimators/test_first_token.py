@@ -26,7 +26,7 @@ from mjd.estimators.item_prompts import PromptSettings, item_prompts
 from mjd.explanations.generation import generate_answers
 from mjd.io import read_parquet, to_table, write_parquet
 from mjd.labels import label_set
-from mjd.llm.base import EngineInfo, Generate, Generated, Score, Scored, Usage, request_key
+from mjd.llm.base import EngineInfo, Generate, Generated, Message, Score, Scored, Usage, request_key
 from mjd.llm.fake import FakeEngine
 from mjd.llm.store.replies import Store
 from mjd.llm.usage import Tally
@@ -313,7 +313,7 @@ def test_the_key_covers_the_whole_request(change: dict) -> None:
     info = EngineInfo("fake", "1", "m")
     base = {"messages": (), "max_new_tokens": 8, "temperature": 0.0, "seed": 1, "sample_index": 0}
     if change == {"messages": ()}:
-        base["messages"] = ("x",)
+        base["messages"] = (Message("user", "x"),)
     assert request_key(info, Generate(**base)) != request_key(info, Generate(**{**base, **change}))
 
 
@@ -340,5 +340,5 @@ def test_scores_mjds_and_biases_do_not_depend_on_the_keys_of_labels(tmp_path: Pa
         found.append((read[labels.columns("score")].to_numpy(), mjd[labels.columns("p")].to_numpy(), bias))
     np.testing.assert_array_equal(found[0][0], found[1][0])
     np.testing.assert_array_equal(found[0][1], found[1][1])
-    p_options = [column for column in found[0][2] if column.startswith("p_option")]
+    p_options = [column for column in found[0][2] if str(column).startswith("p_option")]
     np.testing.assert_allclose(found[0][2][p_options].astype(float), found[1][2][p_options].astype(float))

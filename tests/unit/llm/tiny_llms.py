@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import (
@@ -217,6 +218,10 @@ _NOT_CAUSAL: dict[str, tuple[type, type, dict[str, Any]]] = {
     "xlnet": (XLNetConfig, XLNetLMHeadModel, {"d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 48}),
 }
 FAMILIES = tuple(_MODELS)
+# As parameters of tests: full and sliding attention in every loop, the others in the whole one.
+FAMILY_PARAMETERS = [
+    family if family in ("llama", "gemma2") else pytest.param(family, marks=pytest.mark.slow) for family in FAMILIES
+]
 OTHER_FAMILIES = tuple(_OTHERS)
 NOT_CAUSAL = tuple(_NOT_CAUSAL)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -112,7 +113,7 @@ def test_job_that_asks_for_more_gpus_than_there_are_is_refused(
 
 
 def taking(n: int) -> subprocess.Popen[str]:
-    environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "TMPDIR": gpus.tempfile.gettempdir()}
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "TMPDIR": tempfile.gettempdir()}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     return subprocess.Popen([sys.executable, "-c", TAKE, str(n)], env=environment, **pipes)  # type: ignore[call-overload, no-any-return]
 

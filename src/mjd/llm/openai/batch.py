@@ -11,12 +11,11 @@ import json
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import openai
 from mjd.config.llms import OpenAi
-from mjd.llm.base import Generated, Scored, Unanswered, Usage
+from mjd.llm.base import Generated, Scored, Unanswered, Usage, reply_fields
 from mjd.llm.openai.errors import ReplyError, is_passing, one_line
 from mjd.llm.openai.replies import ENDPOINT, most_usage
 from mjd.llm.openai.requests import Asked, Response, Unclear
@@ -158,7 +157,7 @@ def _settle(
     # That the model lists no letter may be said of the first line, and disproved by a later one.
     found |= {key: _read(lines[key], records.get(key), engine) for key, line in found.items() if line.end}
     stored = [
-        (key, records[key], asdict(line.found))
+        (key, records[key], reply_fields(line.found))
         for key, line in found.items()
         if isinstance(line.found, Generated | Scored)
     ]

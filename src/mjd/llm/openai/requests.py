@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import asdict
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,7 +19,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_bef
 
 import openai
 from mjd.errors import BudgetError
-from mjd.llm.base import Generated, Scored, Unanswered
+from mjd.llm.base import Generated, Scored, Unanswered, reply_fields
 from mjd.llm.openai import replies
 from mjd.llm.openai.errors import LateReplyError, ReplyError, is_passing, may_pass, one_line
 from mjd.runtime.interruption import SAME_INTERRUPTION
@@ -226,7 +225,7 @@ class ConcurrentRequests:
             except ReplyError as error:
                 self.ledger.book(usage, reservation=reservation, estimated=estimated)
                 raise self.engine.ending(error, one.record) or error from None
-            stored = (one.key, one.record, asdict(response))
+            stored = (one.key, one.record, reply_fields(response))
             self.ledger.book(usage, reservation=reservation, estimated=estimated, keep=[stored])
         finally:
             self.ledger.release(reservation)

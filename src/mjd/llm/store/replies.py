@@ -17,14 +17,13 @@ import struct
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from mjd.errors import DataError
-from mjd.llm.base import EngineInfo, Generate, Score, stored_key
+from mjd.llm.base import KIND_GENERATE, KIND_SCORE, EngineInfo, Generate, Score, request_fields, stored_key
 from mjd.runtime.locks import LOCAL_DISK, check_locks, in_turn, unwritable
 
 _TABLES = """
@@ -236,7 +235,7 @@ def one_at_a_time(store: Path, model: str) -> Iterator[None]:
 
 def request_record(info: EngineInfo, request: Generate | Score) -> dict[str, Any]:
     """A request as the store keeps it; with its kind it gives the key again."""
-    return {"engine": info.record(request), **asdict(request)}
+    return {"engine": info.record(request), **request_fields(request)}
 
 
 def record_key(record: Mapping[str, Any]) -> str:
@@ -247,7 +246,7 @@ def record_key(record: Mapping[str, Any]) -> str:
 
 def record_kind(record: Mapping[str, Any]) -> str:
     """`Score` or `Generate`."""
-    return Score.__name__ if "letters" in record else Generate.__name__
+    return KIND_SCORE if "letters" in record else KIND_GENERATE
 
 
 def _create(path: Path) -> None:

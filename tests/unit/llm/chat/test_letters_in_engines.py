@@ -57,7 +57,8 @@ class InProcess:
     """vLLM's worker as far as scores go: log-probabilities, or logits, of the token ids asked for."""
 
     def __init__(self, directory: Path, kind: str) -> None:
-        self.directory, self.kind, self.sent = directory, kind, []
+        self.directory, self.kind = directory, kind
+        self.sent: list[dict[str, Any]] = []
 
     def ask(self, requests: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         for i, request in enumerate(requests):

@@ -353,6 +353,7 @@ def break_off(exchange: Handler, answer: Answer, seconds: float = 0.0) -> None:
     exchange.close_connection = True
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seconds", [0, 1.5])
 def test_a_reply_that_breaks_off_is_paid_for_and_tried_as_often_as_paid_tries(
     site: Site, store: Store, monkeypatch: pytest.MonkeyPatch, seconds: float
@@ -384,6 +385,7 @@ def trickle(exchange: Handler) -> None:
     exchange.close_connection = True
 
 
+@pytest.mark.slow
 def test_a_reply_that_trickles_in_is_given_up_at_the_time_limit(
     site: Site, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,11 +10,14 @@ import pytest
 from mjd.config.llms import OpenAi
 from mjd.llm.base import Generate, Message, Score, Usage
 from mjd.llm.openai import markers as openai_markers
-from mjd.llm.openai.errors import NoLetterError, ReplyError
-from mjd.llm.openai.replies import (
+from mjd.llm.openai.errors import (
     MissingLogprobsError,
+    NoLetterError,
+    ReplyError,
     UnreadableReplyError,
     WithheldReplyError,
+)
+from mjd.llm.openai.replies import (
     check_lists_a_letter,
     generate_body,
     likely_usage,

@@ -24,7 +24,7 @@ from mjd.llm.transformers.engine import TransformersEngine
 from mjd.llm.transformers.tree import parts
 from mjd.llm.transformers.tree_model import TreeModel
 from mjd.prompts.templates import Explanation, score_prompts
-from tests.unit.llm.tiny_llms import FAMILIES, byte_tokenizer, save_tiny_llm
+from tests.unit.llm.tiny_llms import FAMILIES, FAMILY_PARAMETERS, byte_tokenizer, save_tiny_llm
 
 CONFIG = read_config("config/config.yaml")
 SHOWN = [Explanation("e", "Rain wets grass."), Explanation("n", "There may be a roof.")]
@@ -71,7 +71,7 @@ def one_at_a_time(directory: Path, asked: list[Score]) -> np.ndarray:
 
 
 @pytest.mark.parametrize("prefix_tree", [True, False])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", FAMILY_PARAMETERS)
 def test_scores_equal_one_prompt_at_a_time(
     models: dict[str, Path], family: str, prefix_tree: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -122,7 +122,7 @@ def test_a_seed_gives_the_answers_of_earlier_versions() -> None:
     assert Chooser(ask("Why?", seed=1)).random.initial_seed() == 54901249455414030
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", FAMILY_PARAMETERS)
 def test_workers_side_by_side_change_no_score(
     models: dict[str, Path], family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -189,7 +189,7 @@ def test_a_prompt_longer_than_the_context_is_an_error(models: dict[str, Path]) -
         list(engine(models["llama"]).score(requests("long " * 500)))
 
 
-@pytest.mark.parametrize("family", [*FAMILIES, "bloom"])
+@pytest.mark.parametrize("family", [*FAMILY_PARAMETERS, "bloom"])
 def test_shared_weights_do_not_count_as_missing(tmp_path: Path, family: str) -> None:
     engine(save_tiny_llm(tmp_path, family))
 
@@ -259,7 +259,7 @@ def greedy(directory: Path, request: Generate) -> str:
 
 
 @pytest.mark.parametrize("prefix_tree", [True, False])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", FAMILY_PARAMETERS)
 def test_greedy_answers_equal_transformers_own(models: dict[str, Path], family: str, prefix_tree: bool) -> None:
     asked = [
         ask("Why?"),

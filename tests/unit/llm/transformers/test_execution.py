@@ -95,6 +95,7 @@ def test_greedy_answers_of_every_architecture_equal_generate(models: Any, family
         assert found[i] == greedy(model, ids[i], request.max_new_tokens, family not in NO_CACHE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "scoring", "generation"),
     [
@@ -201,6 +202,7 @@ def test_answers_that_grow_beyond_a_chunk_equal_generate(models: Any) -> None:
     assert [found[0], found[1]] == [greedy(model, ids[0], 40), greedy(model, ids[1], 30)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["rwkv", "phi3", "falcon_h1"])
 def test_half_precision_hides_no_wrong_way(models: Any, family: str) -> None:
     """Checks are made in float32, then weights are as before, bit by bit."""

@@ -24,7 +24,7 @@ def attention(
     """Attention of all nodes [n_nodes, n_heads, width], in passes and blocks of the sizes of `cut`."""
     walk = tree_attention.Walk(torch.device("cpu"), together)
     module = torch.nn.Module()
-    module.layer_idx = 0
+    module.layer_idx = 0  # type: ignore[assignment]
     found = []
     for step in tree.passes(forest, *cut):
         walk.begin(step)
@@ -64,7 +64,7 @@ def test_attention_equals_one_prompt_at_a_time(
 
 def test_what_the_attention_cannot_do_is_refused() -> None:
     module, x = torch.nn.Module(), torch.zeros(1, 1, 2, 4)
-    module.layer_idx = 0
+    module.layer_idx = 0  # type: ignore[assignment]
     walk = tree_attention.Walk(torch.device("cpu"))
     with pytest.raises(ModelError, match=r"cannot do what Module asks \(s_aux\)"):
         tree_attention.tree_attention(module, x, x, x, None, mjd_walk=walk, s_aux=torch.zeros(1))

@@ -90,9 +90,14 @@ def is_over(process: int) -> bool:
 
 
 def wait_until_over(process: int) -> bool:
-    return any(is_over(process) or time.sleep(0.1) for _ in range(100))
+    for _ in range(100):
+        if is_over(process):
+            return True
+        time.sleep(0.1)
+    return False
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").exists(), reason="needs /proc")
 def test_job_told_to_end_while_vllm_starts_ends_it_and_its_processes(tmp_path: Path) -> None:
     def stop(*_: object) -> None:
@@ -121,6 +126,7 @@ def test_worker_that_is_closed_at_work_ends_at_once_with_its_processes(tmp_path:
     assert wait_until_over(int((tmp_path / "pids").read_text()))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").exists(), reason="needs /proc")
 def test_worker_ends_with_a_killed_job(tmp_path: Path) -> None:
     job = (
