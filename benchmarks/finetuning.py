@@ -22,17 +22,10 @@ import pandas as pd
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trainer, TrainingArguments
 
-from mjd.classifiers.finetuning import (
-    MAX_GRADIENT_NORM,
-    WEIGHT_DECAY,
-    FineTuningJob,
-    FineTuningRun,
-    finetune_systems,
-    finetuning_batches,
-    soft_cross_entropy,
-    train_steps,
-)
+from mjd.classifiers.finetuning import finetune_systems
 from mjd.classifiers.model import encode, load_encoder, save_classifier
+from mjd.classifiers.runs import FineTuningJob, FineTuningRun, finetuning_batches
+from mjd.classifiers.training import MAX_GRADIENT_NORM, WEIGHT_DECAY, soft_cross_entropy, train_steps
 from mjd.config.classifiers import FineTuning
 from mjd.config.files import read_config
 from mjd.distributions import from_counts

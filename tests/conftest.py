@@ -53,7 +53,7 @@ def smollm2(sample: Config) -> Path:
 @pytest.fixture(scope="session")
 def identity(sample: Config) -> str:
     """SmolLM2's model and revision."""
-    return sample.model_entry(MODEL).identity
+    return sample.model_entry(MODEL).origin
 
 
 @pytest.fixture(scope="session")

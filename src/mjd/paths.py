@@ -46,6 +46,11 @@ class Paths:
         """Files as they were downloaded, by SHA-256."""
         return f"{self.downloads}/blobs"
 
+    @property
+    def model_hashes(self) -> str:
+        """Directory of the kept hashes of local models."""
+        return f"{self.downloads}/model_hashes"
+
     # -- data ------------------------------------------------------------------------------------------------------
 
     def data(self, name: str) -> str:

@@ -6,7 +6,6 @@ Light on purpose: the Snakefile reads these while it builds the DAG.
 from __future__ import annotations
 
 import functools
-import hashlib
 import importlib.resources
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar
@@ -14,6 +13,7 @@ from typing import Annotated, Any, Self, TypeVar
 from pydantic import Field, StringConstraints, model_validator
 
 from mjd.errors import ConfigError
+from mjd.local_models import content_hash
 from mjd.settings import Settings, check
 from mjd.yaml_files import read_yaml
 
@@ -69,7 +69,11 @@ class ModelEntry(Settings):
     )
     hub: str | None = Field(None, description="Hugging Face hub id.")
     revision: str | None = Field(None, description="Commit of the hub repository.")
-    local: str | None = Field(None, description="A local model directory or GGUF file.")
+    local: str | None = Field(
+        None,
+        description="A local model directory or GGUF file. It is known by a hash of its content: a copy is the same "
+        "model, wherever it lies, and changed files are another.",
+    )
     api: str | None = Field(None, description="Model name at an API endpoint.")
     tokenizer: str | None = Field(
         None,
@@ -91,26 +95,27 @@ class ModelEntry(Settings):
         return self
 
     @property
-    def identity(self) -> str:
-        """Model and revision in one string, for provenance and store keys; a local model's revision is its files'."""
+    def origin(self) -> str:
+        """Where it comes from and at which revision, in one string, for messages; of a local model its path."""
         if self.package:
             return f"{self.package}=={self.version}:{self.path}@{self.sha256}"
         if self.hub:
             return f"{self.hub}@{self.revision}" + (f":{self.path}" if self.path else "")
-        return f"local:{self.local}{_revision(Path(self.local))}" if self.local else f"api:{self.api}"
+        return f"local:{self.local}" if self.local else f"api:{self.api}"
 
+    def identity(self, hashes: str | Path) -> str:
+        """Model and revision in one string, for provenance and store keys.
 
-def _revision(path: Path) -> str:
-    """`@` and a hash of names, sizes and modification times of a local model's files; "" where there are none yet.
+        A local model's is a hash of its content, so that copies are the same model; its origin where no file is there.
 
-    Weights saved anew are another model. Their bytes are not read: every dry run asks for this.
-    """
-    found = []
-    for file in [path] if path.is_file() else sorted(path.rglob("*")):
-        name = file.relative_to(path)
-        if file.is_file() and not any(part.startswith(".") for part in name.parts):
-            found.append((name.as_posix(), file.stat().st_size, file.stat().st_mtime_ns))
-    return "@" + hashlib.sha256(repr(found).encode()).hexdigest()[:12] if found else ""
+        Args:
+            hashes: directory that keeps hashes of local models.
+
+        Raises:
+            ModelError: a file of a local model cannot be read.
+        """
+        content = content_hash(Path(self.local), Path(hashes)) if self.local else ""
+        return f"local@{content}" if content else self.origin
 
 
 class Switch(Settings):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -91,27 +91,29 @@ def test_invalid_models(values: dict[str, object], message: str) -> None:
         check(ModelEntry, values, "models.yaml: x")
 
 
-def test_model_identity_names_the_revision() -> None:
-    package = ModelEntry(package="p", version="1", sha256=SHA, path="p/m.gguf")
-    assert package.identity == f"p==1:p/m.gguf@{SHA}"
-    assert ModelEntry(hub="o/n", revision="r").identity == "o/n@r"
-    assert ModelEntry(hub="o/n", revision="r", path="x.gguf").identity == "o/n@r:x.gguf"
-    assert ModelEntry(api="m").identity == "api:m"
-    assert ModelEntry(local="d").identity == "local:d"
+@pytest.mark.parametrize(
+    ("values", "identity"),
+    [
+        ({"package": "p", "version": "1", "sha256": SHA, "path": "p/m.gguf"}, f"p==1:p/m.gguf@{SHA}"),
+        ({"hub": "o/n", "revision": "r"}, "o/n@r"),
+        ({"hub": "o/n", "revision": "r", "path": "x.gguf"}, "o/n@r:x.gguf"),
+        ({"api": "m"}, "api:m"),
+        ({"local": "not/there"}, "local:not/there"),
+    ],
+)
+def test_identity_without_local_files_is_the_origin(values: dict[str, str], identity: str, tmp_path: Path) -> None:
+    entry = ModelEntry.model_validate(values)
+    assert entry.identity(tmp_path / "hashes") == entry.origin == identity
+    assert not (tmp_path / "hashes").exists()
 
 
-def test_a_local_model_saved_anew_is_another_one(tmp_path: Path) -> None:
-    weights = tmp_path / "model.safetensors"
-    weights.write_bytes(b"one")
-    directory, file = ModelEntry(local=str(tmp_path)), ModelEntry(local=str(weights))
-    first = directory.identity, file.identity
-    assert first[0].startswith(f"local:{tmp_path}@")
-    (tmp_path / ".git").mkdir()
-    (tmp_path / ".git" / "index").write_bytes(b"not part of the model")
-    assert (directory.identity, file.identity) == first
-    os.utime(weights, ns=(0, 0))
-    assert directory.identity != first[0]
-    assert file.identity != first[1]
+def test_identity_of_local_files_is_a_hash_of_their_content(tmp_path: Path) -> None:
+    for name in ("one.gguf", "copy.gguf"):
+        (tmp_path / name).write_bytes(b"weights")
+    one, copy = (ModelEntry(local=str(tmp_path / name)) for name in ("one.gguf", "copy.gguf"))
+    assert one.identity(tmp_path) == f"local@{hashlib.sha256(b'weights').hexdigest()}"
+    assert copy.identity(tmp_path) == one.identity(tmp_path)
+    assert one.origin == f"local:{tmp_path / 'one.gguf'}"
 
 
 def test_manifest_is_read(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Every configuration plans its jobs, with light imports and clear errors."""
 
+import os
 import re
 import subprocess
 import sys
@@ -214,3 +215,44 @@ def test_replaced_set_put_in_place_by_hand_is_scored_without_a_rule_that_makes_i
     assert "MJD of smollm2: human-noise-k2-s1 (softmax-t1)" in planned
     # No other model than the scorer is needed, and nothing is generated.
     assert not re.search("generate_explanations|select", planned)
+
+
+def test_local_model_runs_again_when_its_content_changes_and_not_when_its_times_do(
+    snakemake: Run, tmp_path: Path
+) -> None:
+    model, downloads = tmp_path / "model", tmp_path / "downloads"
+    model.mkdir()
+    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+        (model / name).write_text("{}", encoding="utf-8")
+    config = {"downloads_dir": str(downloads), "results_dir": str(tmp_path), "models": {"own": {"local": str(model)}}}
+    target = f"{downloads}/models/own"
+
+    def planned() -> str:
+        done = snakemake("-n", target, config=config)
+        assert done.returncode == 0, done.stderr
+        return done.stdout + done.stderr
+
+    assert "download_model" in planned()
+    done = snakemake("--cores", "1", target, config=config)
+    assert done.returncode == 0, done.stderr
+    assert f"local:{model} is local@" in done.stderr
+    assert "Nothing to be done" in planned()
+    for file in model.iterdir():
+        file.touch()
+    assert "Nothing to be done" in planned()
+    weights = model / "model.safetensors"
+    before = weights.stat()
+    weights.write_text("[]", encoding="utf-8")
+    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert re.search("download_model(.|\n)*Params have changed", planned())
+
+
+def test_unreadable_local_model_is_named(snakemake: Run, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "model.safetensors").symlink_to("/proc/self/mem")  # even root cannot read its first page
+    config = {"downloads_dir": str(tmp_path / "downloads"), "models": {"own": {"local": str(model)}}}
+    done = snakemake("-n", f"{tmp_path}/downloads/models/own", config=config)
+    assert done.returncode != 0
+    assert f"{model}/model.safetensors, of a local model, cannot be read" in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr

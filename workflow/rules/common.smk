@@ -2,6 +2,7 @@
 from mjd import registry, systems
 from mjd.config.data import source_ids
 from mjd.config.files import write_resolved
+from mjd.errors import MjdError
 from mjd.paths import VARIANT
 from mjd.runtime.gpus import find_gpus, limit_gpus
 from mjd.runtime.locks import unwritable
@@ -31,9 +32,24 @@ def given(*paths):
 
 
 def local_model(model):
-    """The user's own files of a model; where they are missing, the job says so."""
+    """The user's own files of a model, whose content is in params; where they are missing, the job says so."""
     local = CONFIG.model_entry(model).local
-    return [local] if local and Path(local).exists() else []
+    return [ancient(local)] if local and Path(local).exists() else []
+
+
+def model_identity(model):
+    """Model and revision; that of a local model is read from its files when they are new or have changed."""
+    try:
+        return CONFIG.model_entry(model).identity(PATHS.model_hashes)
+    except MjdError as error:
+        raise WorkflowError(str(error)) from None
+
+
+def model_params(model):
+    """What decides a model's weights: its entry and, of a local one, the content of its files, whatever their times."""
+    entry = CONFIG.model_entry(model)
+    params = entry.model_dump(mode="json", exclude={"tokenizer", "published_as"})
+    return params | {"identity": model_identity(model)} if entry.local else params
 
 
 def model_directory(llm):
@@ -47,7 +63,7 @@ def engine_params(llm):
     entry = CONFIG.llm_settings(llm)
     return {
         "settings": entry.result_settings(),
-        "identity": CONFIG.model_entry(entry.model).identity,
+        "identity": model_identity(entry.model),
     }
 
 
@@ -72,7 +88,7 @@ def encoder_params(wildcards):
     entry = CONFIG.encoders[wildcards.encoder]
     return {
         "settings": entry.result_settings(),
-        "identity": CONFIG.model_entry(entry.model).identity,
+        "identity": model_identity(entry.model),
     }
 
 

@@ -39,9 +39,7 @@ rule download_model:
         mem_mb=3500,
         runtime=240,
     params:
-        entry=lambda wildcards: CONFIG.model_entry(wildcards.model).model_dump(
-            mode="json", exclude={"tokenizer", "published_as"}
-        ),
+        entry=lambda wildcards: model_params(wildcards.model),
         blobs=PATHS.blobs,
     message:
         "Fetch the weights of {wildcards.model} and convert them once"

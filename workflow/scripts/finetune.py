@@ -1,7 +1,8 @@
 """Adapter of rule finetune."""
 
 from mjd import schemas
-from mjd.classifiers.finetuning import FineTuningJob, FineTuningRun, finetune_systems
+from mjd.classifiers.finetuning import finetune_systems
+from mjd.classifiers.runs import FineTuningJob, FineTuningRun
 from mjd.config.classifiers import FineTuning
 from mjd.io import read_parquet, write_parquet
 from mjd.job import encoder_settings, job, labels_of, parallel_runs, provenance, unanswered_prompts

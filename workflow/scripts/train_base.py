@@ -1,6 +1,6 @@
 """Adapter of rule train_base."""
 
-from mjd.classifiers.finetuning import train_base
+from mjd.classifiers.training import train_base
 from mjd.config.classifiers import BaseClassifier
 from mjd.io import read_parquet
 from mjd.job import encoder_settings, job, labels_of, provenance

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import json
 import logging
 import os
@@ -17,11 +16,11 @@ from mjd.backends.packages import SENTENCEPIECE_FILES, missing_packages
 from mjd.data.files import atomic_directory, copy_file, link_or_copy, valid_blob
 from mjd.errors import DownloadError, ModelError
 from mjd.io import sha256_file
+from mjd.local_models import NOT_MODEL_FILES, model_files
 from mjd.registry import ModelEntry
 
 # What a model directory needs; leaves out the same weights in other formats.
 MODEL_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.tiktoken")
-NOT_MODEL_FILES = ("original/*", "onnx/*", "openvino/*", "coreml/*", "runs/*")
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "*.tiktoken", *SENTENCEPIECE_FILES)
 # Logits of the saved model against those of the GGUF it was made from.
 LOGIT_TOLERANCE = 1e-5
@@ -49,9 +48,9 @@ def fetch_model(entry: ModelEntry, directory: Path, blobs: Path) -> None:
             _from_local(Path(entry.local), temporary)
         else:
             raise ModelError(
-                f"{entry.identity} is behind an API: it has no weights to fetch.", "Use it with the engine openai only."
+                f"{entry.origin} is behind an API: it has no weights to fetch.", "Use it with the engine openai only."
             )
-        check_model_directory(temporary, entry.identity)
+        check_model_directory(temporary, entry.origin)
 
 
 def check_model_directory(directory: Path, name: str) -> None:
@@ -181,23 +180,17 @@ def _from_local(origin: Path, target: Path) -> None:
 
 
 def _adopt(origin: Path, target: Path, symbolic: bool = False) -> None:
-    """Bring a GGUF file (converted) or a model directory (linked, READMEs left out) into the directory `target`."""
+    """Bring a GGUF file (converted) or a model directory (its `model_files`, linked) into the directory `target`."""
     if origin.is_file():
         convert_gguf(origin, target)
         return
-    for file in sorted(path for path in origin.rglob("*") if path.is_file()):
-        name = file.relative_to(origin).as_posix()
-        if _is_documentation(file.name) or any(fnmatch.fnmatch(name, pattern) for pattern in NOT_MODEL_FILES):
-            continue
+    for file in model_files(origin):
+        name = file.relative_to(origin)
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         if symbolic:  # weights may be huge and on another file system
             os.symlink(file.resolve(), target / name)
         else:
             link_or_copy(file.resolve(), target / name)
-
-
-def _is_documentation(name: str) -> bool:
-    return name.startswith(".") or name.upper().startswith("README")
 
 
 def convert_gguf(gguf: Path, target: Path) -> None:

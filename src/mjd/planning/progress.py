@@ -123,18 +123,21 @@ class Finished:
             found = self._answers_of_earlier_version(job.llm)
         return min(job.prompts, found)
 
+    def _identity(self, model: str) -> str:
+        return self.config.model_entry(model).identity(Paths.of(self.config).model_hashes)
+
     def _answers_of_earlier_version(self, llm: str) -> int:
         """Answers of a local LLM in the store."""
         if not self.store.is_file():
             return 0
-        identity = self.config.model_entry(self.config.llms[llm].model).identity
+        identity = self._identity(self.config.llms[llm].model)
         with Store(self.store, create=False) as store:
             records = (record for _, record, _, _ in store.rows())
             return sum(1 for r in records if r["engine"]["model"] == identity and record_kind(r) == "Generate")
 
     def _by_key(self, job: PlannedJob, requests: Iterator[Request]) -> int:
         llm = self.config.llm_settings(job.llm)
-        info = engine_class(llm.engine).info_of(llm, self.config.model_entry(llm.model).identity)
+        info = engine_class(llm.engine).info_of(llm, self._identity(llm.model))
         if info is None or (job.explanations == "estimated" and job.rule in _SCORING) or not self.store.is_file():
             return 0
         n = 0

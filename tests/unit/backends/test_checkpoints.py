@@ -52,7 +52,7 @@ def quantised(method: str, **more: Any) -> Edit:
 
 
 def load(directory: Path) -> TransformersEngine:
-    return TransformersEngine(directory, Llm(title="x", model="m", device="cpu"), "local:mine")
+    return TransformersEngine(directory, Llm(title="x", model="local:mine", device="cpu"), "local@0")
 
 
 @pytest.mark.parametrize(

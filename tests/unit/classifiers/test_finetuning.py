@@ -1,16 +1,14 @@
-"""Training: the loss, batches, the base classifier, and fine-tuning with the best step kept."""
+"""Fine-tuning on every system's soft labels: the best step kept, runs in several processes, runs that were stopped."""
 
 from __future__ import annotations
 
 import functools
-import json
-import math
 import os
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,237 +16,23 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from transformers import AutoTokenizer, PreTrainedModel
 
 from mjd import io, schemas
 from mjd.classifiers import finetuning as finetune
-from mjd.classifiers.finetuning import (
-    FineTuningJob,
-    FineTuningRun,
-    bucketed_batches,
-    finetune_systems,
-    finetuning_batches,
-    soft_cross_entropy,
-    train_base,
-    train_steps,
-)
-from mjd.classifiers.model import encode, load_encoder, predict
+from mjd.classifiers import runs as one_run
+from mjd.classifiers.finetuning import finetune_systems
 from mjd.classifiers.resume import FinishedRuns
+from mjd.classifiers.runs import FineTuningJob, FineTuningRun
+from mjd.classifiers.training import train_base
 from mjd.config.classifiers import BaseClassifier, FineTuning
 from mjd.distributions import from_counts
 from mjd.errors import DataError, ModelError
-from mjd.evaluation.metrics import cross_entropy, entropy, f1, majority
+from mjd.evaluation.metrics import cross_entropy, f1, majority
 from mjd.labels import LabelSet
 from mjd.runtime.locks import only_process
-
-CPU = torch.device("cpu")
-FIELDS = ["premise", "hypothesis"]
+from tests.unit.classifiers.trained import CPU, FIELDS, saved_predictions
 
 Train = Callable[..., pd.DataFrame]
-
-
-# -- loss --------------------------------------------------------------------------------------------------------
-
-
-def test_soft_cross_entropy_by_hand() -> None:
-    # softmax(ln 1, ln 3) = (0.25, 0.75), softmax(0, 0) = (0.5, 0.5).
-    logits = torch.tensor([[0.0, math.log(3)], [0.0, 0.0]])
-    targets = torch.tensor([[0.5, 0.5], [1.0, 0.0]])
-    expected = ((-0.5 * math.log(0.25) - 0.5 * math.log(0.75)) + math.log(2)) / 2
-    assert soft_cross_entropy(logits, targets).item() == pytest.approx(expected)
-
-
-def test_soft_cross_entropy_of_one_hot_targets_is_ordinary_cross_entropy() -> None:
-    logits = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
-    gold = torch.tensor([0, 2, 1, 1, 0])
-    expected = torch.nn.functional.cross_entropy(logits, gold).item()
-    assert soft_cross_entropy(logits, torch.eye(3)[gold]).item() == pytest.approx(expected)
-
-
-def test_soft_cross_entropy_of_a_perfect_prediction_is_the_entropy() -> None:
-    p = torch.tensor([[0.7, 0.2, 0.1]])
-    assert soft_cross_entropy(p.log(), p).item() == pytest.approx(entropy(p.numpy())[0])
-
-
-# -- batches -----------------------------------------------------------------------------------------------------
-
-LENGTHS = np.array([5, 40, 7, 33, 12, 28, 9, 21] * 10, dtype=np.int64)
-
-
-def positions(batches: list[np.ndarray]) -> list[int]:
-    return sorted(int(index) for batch in batches for index in batch)
-
-
-def padded_tokens(batches: list[np.ndarray]) -> int:
-    return sum(len(batch) * int(LENGTHS[batch].max()) for batch in batches)
-
-
-def test_bucketed_batches_hold_every_item_once_an_epoch() -> None:
-    batches = bucketed_batches(LENGTHS, 4, 2, seed=1)
-    assert positions(batches[:20]) == positions(batches[20:]) == list(range(80))
-
-
-def test_the_last_batch_of_an_epoch_may_be_short() -> None:
-    assert sorted(len(batch) for batch in bucketed_batches(LENGTHS[:10], 4, 1, seed=1)) == [2, 4, 4]
-
-
-def test_epochs_differ_in_order() -> None:
-    first, second = bucketed_batches(LENGTHS[:10], 10, 2, seed=1)
-    assert sorted(first.tolist()) == sorted(second.tolist()) == list(range(10))
-    epochs = bucketed_batches(LENGTHS, 4, 2, seed=1)
-    assert [batch.tolist() for batch in epochs[:20]] != [batch.tolist() for batch in epochs[20:]]
-
-
-def test_batches_depend_on_the_seed_alone() -> None:
-    runs = [[b.tolist() for b in finetuning_batches(LENGTHS, FineTuning(epochs=1), seed)] for seed in (3, 3, 4)]
-    assert runs[0] == runs[1] != runs[2]
-
-
-def test_bucketed_batches_pad_less() -> None:
-    listed = list(np.arange(80).reshape(-1, 4))
-    assert padded_tokens(bucketed_batches(LENGTHS, 4, 1, 1)) < 0.75 * padded_tokens(listed)
-
-
-def test_bucketed_batches_do_not_run_from_long_to_short() -> None:
-    longest = [int(LENGTHS[batch].max()) for batch in bucketed_batches(LENGTHS, 4, 1, seed=1)]
-    assert longest != sorted(longest, reverse=True)
-
-
-# -- training steps ----------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def classifier(tiny_bert: Path, nli_labels: LabelSet) -> PreTrainedModel:
-    return load_encoder(tiny_bert, nli_labels, pretrained_head=False, seed=1, device=CPU)[0]
-
-
-@pytest.fixture
-def steps(classifier: PreTrainedModel, tiny_bert: Path, toy_pairs: pd.DataFrame) -> Callable[..., Iterator[float]]:
-    """Four steps of all toy pairs on `classifier`, towards certain entailment."""
-    encoded = encode(AutoTokenizer.from_pretrained(tiny_bert), toy_pairs, FIELDS, 64)
-    batches = bucketed_batches(np.ones(24, dtype=np.int64), 24, 4, seed=1)
-    return functools.partial(train_steps, classifier, encoded, np.eye(3)[[0] * 24], batches)
-
-
-@pytest.mark.parametrize(("warmup_share", "same"), [(0.5, True), (0.0, False)])
-def test_warm_up_starts_from_a_learning_rate_of_0(
-    classifier: PreTrainedModel, steps: Callable[..., Iterator[float]], warmup_share: float, same: bool
-) -> None:
-    before = classifier.classifier.weight.detach().clone()
-    next(steps(learning_rate=1e-2, warmup_share=warmup_share))
-    assert torch.equal(before, classifier.classifier.weight) == same
-
-
-def test_learning_rate_rises_then_falls_to_0(
-    classifier: PreTrainedModel, steps: Callable[..., Iterator[float]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    optimizer = finetune._optimizer(classifier, 1e-2)
-    monkeypatch.setattr(finetune, "_optimizer", lambda *_: optimizer)
-    # After each step the rate is that of the next one.
-    rates = [optimizer.param_groups[0]["lr"] for _ in steps(learning_rate=1e-2, warmup_share=0.5)]
-    assert rates == pytest.approx([0.005, 0.01, 0.005, 0.0])
-
-
-def test_biases_and_layer_norms_do_not_decay(classifier: PreTrainedModel) -> None:
-    decay = {
-        id(parameter): group["weight_decay"]
-        for group in finetune._optimizer(classifier, 1e-2).param_groups
-        for parameter in group["params"]
-    }
-    free = {name for name, parameter in classifier.named_parameters() if decay[id(parameter)] == 0}
-    assert free == {name for name, _ in classifier.named_parameters() if name.endswith("bias") or "LayerNorm" in name}
-
-
-def test_gradients_are_clipped(classifier: PreTrainedModel, steps: Callable[..., Iterator[float]]) -> None:
-    next(steps(learning_rate=1e-2))
-    norm = torch.cat([parameter.grad.flatten() for parameter in classifier.parameters()]).norm().item()
-    assert norm == pytest.approx(1.0, abs=1e-4)
-
-
-def test_training_uses_dropout(classifier: PreTrainedModel, steps: Callable[..., Iterator[float]]) -> None:
-    classifier.eval()
-    next(steps(learning_rate=1e-2))
-    assert classifier.training
-
-
-# -- base classifier ---------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def fit_base(nli_labels: LabelSet, tmp_path: Path) -> Callable[..., np.ndarray]:
-    """Train a base classifier into `tmp_path/name`; returns the losses."""
-
-    def fit(encoder: Path, pairs: pd.DataFrame, name: str = "base", **settings: float) -> np.ndarray:
-        return train_base(
-            encoder,
-            pairs,
-            tmp_path / name,
-            labels=nli_labels,
-            text_fields=FIELDS,
-            max_length=64,
-            device=CPU,
-            settings=BaseClassifier.model_validate({"epochs": 30, "learning_rate": 5e-3, "batch_size": 8} | settings),
-            seed=1,
-        )
-
-    return fit
-
-
-def saved_predictions(directory: Path, frame: pd.DataFrame, labels: LabelSet) -> np.ndarray:
-    model, tokenizer = load_encoder(directory, labels, pretrained_head=True, seed=0, device=CPU)
-    return predict(model, encode(tokenizer, frame, FIELDS, 64))
-
-
-@pytest.mark.slow
-def test_base_loss_falls(tiny_encoder: Path, toy_pairs: pd.DataFrame, fit_base: Callable[..., np.ndarray]) -> None:
-    losses = fit_base(tiny_encoder, toy_pairs)
-    assert losses[-3:].mean() < 0.5 * losses[:3].mean()
-
-
-@pytest.mark.slow
-def test_base_classifier_learns_each_label_at_its_position(
-    tiny_bert: Path, toy_pairs: pd.DataFrame, nli_labels: LabelSet, fit_base: Callable[..., np.ndarray], tmp_path: Path
-) -> None:
-    fit_base(tiny_bert, toy_pairs)
-    predicted = majority(saved_predictions(tmp_path / "base", toy_pairs, nli_labels))
-    assert [nli_labels.keys[index] for index in predicted] == toy_pairs["label"].tolist()
-
-
-@pytest.mark.slow
-def test_base_training_is_deterministic(
-    tiny_encoder: Path, toy_pairs: pd.DataFrame, fit_base: Callable[..., np.ndarray]
-) -> None:
-    first, second = (fit_base(tiny_encoder, toy_pairs, epochs=2) for _ in range(2))
-    assert first.tolist() == second.tolist()
-
-
-def test_unknown_pair_label_is_refused(
-    tiny_bert: Path, toy_pairs: pd.DataFrame, fit_base: Callable[..., np.ndarray]
-) -> None:
-    with pytest.raises(DataError, match="Label 'x'"):
-        fit_base(tiny_bert, toy_pairs.assign(label="x"))
-
-
-def test_training_without_pairs_is_refused(
-    tiny_bert: Path, toy_pairs: pd.DataFrame, fit_base: Callable[..., np.ndarray]
-) -> None:
-    with pytest.raises(DataError, match="no labelled pairs"):
-        fit_base(tiny_bert, toy_pairs[:0])
-
-
-def test_diverging_training_is_stopped(
-    tiny_bert: Path, toy_pairs: pd.DataFrame, fit_base: Callable[..., np.ndarray]
-) -> None:
-    with pytest.raises(ModelError, match=r"training loss is (nan|inf) at step"):
-        fit_base(tiny_bert, toy_pairs, learning_rate=1e38)
-
-
-def test_stopped_training_leaves_no_checkpoint(
-    tiny_bert: Path, toy_pairs: pd.DataFrame, fit_base: Callable[..., np.ndarray], tmp_path: Path
-) -> None:
-    with pytest.raises(ModelError):
-        fit_base(tiny_bert, toy_pairs, learning_rate=1e38)
-    assert not (tmp_path / "base").exists()
 
 
 # -- fine-tuning -------------------------------------------------------------------------------------------------
@@ -334,14 +118,14 @@ def test_best_step_has_the_highest_macro_f1(train: Train) -> None:
 
 
 def test_macro_f1_ties_go_to_the_lower_dev_loss(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(finetune, "f1", lambda *_: 0.5)
+    monkeypatch.setattr(one_run, "f1", lambda *_: 0.5)
     history = train(evaluate_every=2)
     assert history.loc[history["is_best"], "dev_loss"].item() == history["dev_loss"].min()
 
 
 def test_full_ties_go_to_the_earlier_step(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(finetune, "f1", lambda *_: 0.5)
-    monkeypatch.setattr(finetune, "cross_entropy", lambda *_: np.ones(1))
+    monkeypatch.setattr(one_run, "f1", lambda *_: 0.5)
+    monkeypatch.setattr(one_run, "cross_entropy", lambda *_: np.ones(1))
     assert train()["is_best"].tolist() == [True, False, False, False]
 
 
@@ -349,7 +133,7 @@ def test_weights_of_the_best_step_are_saved(
     train: Train, toy_items: pd.DataFrame, nli_labels: LabelSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scores = iter([0.1, 0.9, 0.3, 0.2])
-    monkeypatch.setattr(finetune, "f1", lambda *_: next(scores))
+    monkeypatch.setattr(one_run, "f1", lambda *_: next(scores))
     best = train().query("is_best")["dev_loss"].item()
     dev = toy_items[toy_items["split"] == "dev"]
     p = saved_predictions(tmp_path / "hjd-1", dev, nli_labels)
@@ -460,7 +244,7 @@ def test_a_stopped_job_goes_on_from_its_finished_runs(
 ) -> None:
     whole = train(seeds=(1, 2, 3), **change)
     shutil.rmtree(tmp_path / "hjd-1")
-    run, trained = finetune._finetune, []
+    run, trained = one_run._finetune, []
 
     def finetune_run(*given: Any, stop_at: int) -> pd.DataFrame:
         trained.append(1)
@@ -468,12 +252,12 @@ def test_a_stopped_job_goes_on_from_its_finished_runs(
             raise KeyboardInterrupt
         return run(*given)
 
-    monkeypatch.setattr(finetune, "_finetune", functools.partial(finetune_run, stop_at=3))
+    monkeypatch.setattr(one_run, "_finetune", functools.partial(finetune_run, stop_at=3))
     with pytest.raises(KeyboardInterrupt):
         train(seeds=(1, 2, 3))
     assert not (tmp_path / "hjd-1").exists()
     trained.clear()
-    monkeypatch.setattr(finetune, "_finetune", functools.partial(finetune_run, stop_at=0))
+    monkeypatch.setattr(one_run, "_finetune", functools.partial(finetune_run, stop_at=0))
     again = train(seeds=(1, 2, 3), **change)
     assert len(trained) == (3 if change else 1)
     pd.testing.assert_frame_equal(again, whole, check_exact=True)
@@ -596,35 +380,6 @@ def test_fine_tuning_truncated_texts_are_counted_and_named_once(
     assert history.attrs["truncated"]["dev"]["n_truncated"] == 0
     assert caplog.text.count("lose their end") == 1
     assert "train: 1 of 12 texts (8.3 %) are longer than max_length 64 and lose their end: train-3." in caplog.text
-
-
-def test_base_classifier_truncated_pairs_are_counted_named_and_kept(
-    tiny_bert: Path,
-    toy_pairs: pd.DataFrame,
-    nli_labels: LabelSet,
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    pairs = toy_pairs.assign(premise=["rain fell " * 60, "rain fell " * 60, *toy_pairs["premise"].iloc[2:]])
-    train_base(
-        tiny_bert,
-        pairs,
-        tmp_path / "base",
-        labels=nli_labels,
-        text_fields=FIELDS,
-        max_length=64,
-        device=CPU,
-        settings=BaseClassifier(epochs=1),
-        seed=1,
-        about={"seed": 1},
-    )
-    uids = pairs["uid"].tolist()[:2]
-    assert (
-        f"labelled pairs: 2 of 24 texts (8.3 %) are longer than max_length 64 and lose their end: {', '.join(uids)}."
-        in (caplog.text)
-    )
-    kept = json.loads((tmp_path / "base/mjd.json").read_text())
-    assert kept == {"seed": 1, "truncated": {"pairs": {"n": 24, "n_truncated": 2, "first_uids": uids}}}
 
 
 @pytest.mark.parametrize("n_runs", [1, 2])

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from mjd.analyses import bias, convergence
-from mjd.classifiers.finetuning import FineTuningRun
+from mjd.classifiers.runs import FineTuningRun
 from mjd.config.analyses import Statistics
 from mjd.config.explanations import Sampling
 from mjd.config.files import load_config, read_config

@@ -51,7 +51,7 @@ class TransformersEngine(Engine):
     Args:
         directory: model directory with weights, tokenizer and (usually) a chat template.
         settings: the LLM's configuration entry.
-        identity: model and revision, for request keys and provenance.
+        identity: model and revision, for request keys and provenance; messages name the model as the settings do.
         resources: CPU threads to use.
 
     Raises:
@@ -70,14 +70,14 @@ class TransformersEngine(Engine):
         # Enough that free slots find further prompts.
         self.answers_per_call = max(48, 2 * settings.batch_size)
         self.device = resolve_device(settings.device, settings.resources.gpu)
-        self.model: Any = _load(directory, getattr(torch, settings.dtype), identity, self.device).eval()
+        self.model: Any = _load(directory, getattr(torch, settings.dtype), settings.model, self.device).eval()
         onednn.use_in_linear_layers(self.model)
         # No end is None, 0 or (XLNet) -1.
         longest = max(getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or 0, 0) or None
         self.tokens = ChatTokenizer(
             directory,
             settings.chat_template,
-            identity,
+            settings.model,
             longest,
             variables=settings.chat_template_kwargs,
             letter_tokens=settings.letter_tokens,
@@ -94,7 +94,7 @@ class TransformersEngine(Engine):
         )
         self.execution = Execution(
             self.model,
-            identity,
+            settings.model,
             self.pad_id,
             prefix_tree=settings.prefix_tree,
             tokens_per_pass=settings.tokens_per_pass,

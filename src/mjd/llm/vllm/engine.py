@@ -60,7 +60,7 @@ class VllmEngine(Engine):
     Args:
         directory: model directory.
         settings: the LLM's configuration entry.
-        identity: model and revision, for request keys and provenance.
+        identity: model and revision, for request keys and provenance; messages name the model as the settings do.
         resources: CPU threads to use, where vLLM runs on CPU.
 
     Raises:
@@ -74,7 +74,7 @@ class VllmEngine(Engine):
         self.tokens = ChatTokenizer(
             directory,
             settings.chat_template,
-            identity,
+            settings.model,
             settings.vllm.max_length,
             variables=settings.chat_template_kwargs,
             letter_tokens=settings.letter_tokens,

@@ -50,7 +50,7 @@ def logits_of(directory: Path, ids: Sequence[int]) -> torch.Tensor:
 
 
 def local(directory: Path, **settings: Any) -> TransformersEngine:
-    return TransformersEngine(directory, Llm(title="t", model="t", device="cpu", **settings), "tiny")
+    return TransformersEngine(directory, Llm(title="t", model="tiny", device="cpu", **settings), "tiny")
 
 
 class InProcess:
@@ -84,7 +84,7 @@ def vllm(directory: Path, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> V
     monkeypatch.setattr("mjd.llm.vllm.engine.vllm_version", lambda *_, **__: "1")
     own = {"scores": settings.pop("scores", "logprob"), "max_length": settings.pop("max_length", None)}
     engine = VllmEngine(
-        directory, Llm(title="t", model="t", engine="vllm", vllm=own, **settings), "tiny", EngineResources()
+        directory, Llm(title="t", model="tiny", engine="vllm", vllm=own, **settings), "tiny", EngineResources()
     )
     engine._worker = InProcess(directory, engine.score_kind)  # type: ignore[assignment]
     return engine
