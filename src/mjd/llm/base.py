@@ -46,10 +46,15 @@ class GenerateRequest:
 
 @dataclass(frozen=True)
 class ScoreRequest:
-    """Score each of `letters` as the first token of the answer."""
+    """Score each of `letters` as the first token of the answer, or of what follows `answer_so_far`.
+
+    `answer_so_far` is the beginning of an answer that the model wrote (`Generated.text`), such as its reasoning; only
+    engines with `continues_answers` read it.
+    """
 
     messages: tuple[Message, ...]
     letters: tuple[str, ...]
+    answer_so_far: str = ""
 
 
 Request = GenerateRequest | ScoreRequest
@@ -152,6 +157,8 @@ class Engine(ABC):
     score_kind: ScoreKind
     # As in `mjd.llm.specs`. Scores that cost money are kept in the response store, like answers, instead of chunks.
     is_paid = False
+    # Whether it reads `ScoreRequest.answer_so_far`; requests with one are refused before they reach other engines.
+    continues_answers = False
     # Requests that `generate` is given at a time; None is all of them.
     answers_per_call: int | None = None
     # Requests that `score` is given at a time: enough to sort and pack well, few enough to hold in memory.
@@ -216,7 +223,7 @@ _SCORED_NAMES = {
 _GENERATED_NAMES = {"text": "text", "finish_reason": "finish_reason"}
 # Fields that came after the first release belong here, not above: they enter only when they are not at their default,
 # so that keys of earlier requests stay.
-_LATER_SCORE_NAMES: dict[str, str] = {}
+_LATER_SCORE_NAMES: dict[str, str] = {"answer_so_far": "answer_so_far"}
 _LATER_GENERATE_NAMES: dict[str, str] = {}
 
 

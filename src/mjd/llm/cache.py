@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from mjd.errors import ModelError
 from mjd.llm.base import (
     Engine,
     EngineInfo,
@@ -102,7 +103,11 @@ class CachedEngine:
             read: what is kept of a reply; `Unanswered` where nothing can be read from it. Such a reply is not kept.
             watch: gets what the job has after its first `FIRST_REPLIES` fresh replies, and may end it; not of paid
                 engines, whose other replies are under way then.
+
+        Raises:
+            ModelError: a request has an `answer_so_far`, which the engine does not read; nothing was asked.
         """
+        self._check_support(requests, names)
         keys = [request_key(self.engine.info, request) for request in requests]
         known = self._look_up(keys, read)
         missing = list({key: i for i, key in enumerate(keys) if key not in known}.values())
@@ -131,6 +136,14 @@ class CachedEngine:
                 if key in without:
                     self.unanswered.add(name, without[key])
         return [known.get(key) for key in keys]
+
+    def _check_support(self, requests: Sequence[Request], names: Sequence[str]) -> None:
+        for request, name in zip(requests, names, strict=True):
+            if isinstance(request, ScoreRequest) and request.answer_so_far and not self.engine.continues_answers:
+                raise ModelError(
+                    f"{name}: engine {self.engine.info.engine} cannot score what follows the beginning of an answer.",
+                    "Choose an engine that runs the model's weights (transformers, vllm) or another estimator.",
+                )
 
     def _look_up(self, keys: Sequence[str], read: Callable[[Any], AnswerT | Unanswered]) -> dict[str, AnswerT]:
         answers = {key: read(reply) for key, reply in self.cache.look_up(keys).items()}

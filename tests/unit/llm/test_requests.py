@@ -1,6 +1,6 @@
 """Requests and their keys."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import pytest
 
@@ -19,7 +19,7 @@ from mjd.llm.base import (
     request_key,
 )
 from mjd.llm.openai.engine import engine_info
-from mjd.llm.store.replies import request_record
+from mjd.llm.store.replies import record_key, request_record
 
 
 def test_request_keys_of_earlier_versions_stay() -> None:
@@ -127,6 +127,8 @@ def test_stored_requests_keep_their_names_and_order() -> None:
 def test_every_field_of_a_request_is_stored(request_name: str) -> None:
     """A field that no mapping names would be left out of keys: two different requests would share one reply."""
     request = REQUESTS[request_name]
+    if isinstance(request, ScoreRequest):
+        request = replace(request, answer_so_far="Well,")
     assert len(request_fields(request)) == len(fields(request))
 
 
@@ -151,3 +153,11 @@ def test_stored_replies_keep_their_names() -> None:
     assert reply_fields(scored) == numbers | {"usage": usage}
     answer = {"text": "Yes.", "finish_reason": "stop", "usage": usage}
     assert reply_fields(Generated("Yes.", "stop", Usage(7, 2, 1))) == answer
+
+
+def test_answer_so_far_enters_key_and_record_only_where_it_is_set() -> None:
+    info, messages = EngineInfo("e", "1", "m"), (Message("user", "Why?"),)
+    plain, continued = ScoreRequest(messages, ("A",)), ScoreRequest(messages, ("A",), answer_so_far="Well,")
+    assert "answer_so_far" not in request_record(info, plain)
+    assert request_record(info, continued)["answer_so_far"] == "Well,"
+    assert record_key(request_record(info, continued)) == request_key(info, continued) != request_key(info, plain)

@@ -22,6 +22,8 @@ from mjd.llm.chat.prompt_text import Prompt
 _PRIVATE = "zqxjkvmjd{:06d}vkjxqz"
 _BEGINNING = 3
 # Chat structure is written in brackets: <think>, [TOOL_CALLS], |||x|||, <｜x｜>, ◁think▷.
+# Frames whose markers are remembered; frames that end with an answer are many.
+_FRAMES_KEPT = 64
 _BRACKETS = "<>[]{}|｜◁▷"
 _ANY_PRIVATE = re.compile(r"zqxjkvmjd\d{6}vkjxqz")
 
@@ -114,6 +116,8 @@ class Markers:
         assert prompt.frame is not None
         text = prompt.frame.text
         if text not in self._in_frames:
+            if len(self._in_frames) >= _FRAMES_KEPT:
+                self._in_frames.clear()
             ids = self.tokenizer(text, add_special_tokens=self.add_special_tokens)["input_ids"]
             self._in_frames[text] = [int(i) for i in ids if i in self.ids]
         return self._in_frames[text]

@@ -55,6 +55,11 @@ class Prompt:
         """The text after the last message."""
         return self.text[self.spans[-1][1] :] if self.spans else self.text
 
+    def continued_by(self, answer: str) -> Prompt:
+        """The prompt with the beginning of the model's own answer, whose special tokens count as the template's do."""
+        frame = Frame((*self.frame.pieces[:-1], self.frame.pieces[-1] + answer)) if self.frame else None
+        return Prompt(self.text + answer, self.spans, frame)
+
     @property
     def imitates_turns(self) -> bool:
         """True where a message spells one of the template's marks of turns."""

@@ -107,14 +107,17 @@ class ChatTokenizer:
                 "Where it knows no system role, set prompts.system: null; or set the LLM's chat_template: none.",
             ) from None
 
-    def prompt(self, messages: Sequence[Message], is_scored: bool = False) -> Prompt:
-        """The prompt as text, with the places of its messages.
+    def prompt(self, messages: Sequence[Message], is_scored: bool = False, answer_so_far: str = "") -> Prompt:
+        """The prompt as text, with the places of its messages; `answer_so_far`, as `answer` gives it, ends it.
 
         Raises:
             ModelError: the chat template refuses it, leaves out or alters a message, or begins reasoning before an
                 answer whose first token `is_scored`.
         """
         prompt = self._located(self.render(messages), messages)
+        if answer_so_far:
+            template_mark = self._opened_reasoning(prompt) or ""
+            prompt = prompt.continued_by(answer_so_far.removeprefix(template_mark))
         if is_scored and (opened := self._opened_reasoning(prompt)):
             raise ModelError(
                 f"The chat template of {self.name} begins reasoning ({opened}): the first token is no answer, and "
@@ -122,6 +125,12 @@ class ChatTokenizer:
                 self.reasoning_cure,
             )
         return prompt
+
+    def prompt_of(self, request: Request) -> Prompt:
+        """The prompt of a request, see `prompt`."""
+        if isinstance(request, ScoreRequest):
+            return self.prompt(request.messages, is_scored=True, answer_so_far=request.answer_so_far)
+        return self.prompt(request.messages)
 
     def _opened_reasoning(self, prompt: Prompt) -> str | None:
         """The mark of the reasoning that the chat template begins at the end of `prompt`."""
@@ -192,7 +201,7 @@ class ChatTokenizer:
         prompt = None
         for request, name in requests:
             try:
-                prompt = self.prompt(request.messages, isinstance(request, ScoreRequest))
+                prompt = self.prompt_of(request)
                 if self.markers.inside(prompt):
                     self.markers.as_text(prompt)
                     marked.append(name)
@@ -208,7 +217,7 @@ class ChatTokenizer:
                         near.append(name)
             except ModelError as error:
                 raise ModelError(f"{name[:1].upper()}{name[1:]}: {error.problem}", error.cure) from None
-        if prompt is not None:
+        if prompt is not None and not getattr(request, "answer_so_far", ""):
             roles = (f"{{{message.role}}}" for message in request.messages)
             self._found["prompt_frame"] = "".join(
                 p if i % 2 == 0 else next(roles) for i, p in enumerate(_parts(prompt))

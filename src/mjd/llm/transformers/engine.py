@@ -59,6 +59,7 @@ class TransformersEngine(Engine):
     """
 
     score_kind = ENGINES["transformers"].score_kind
+    continues_answers = True
 
     def __init__(
         self, directory: str | Path, settings: Llm, identity: str, resources: EngineResources | None = None
@@ -116,7 +117,7 @@ class TransformersEngine(Engine):
         """Score every request; scores come as passes end."""
         if not requests:
             return
-        prompts = [self.tokens.prompt(request.messages, is_scored=True) for request in requests]
+        prompts = [self.tokens.prompt_of(request) for request in requests]
         ids = self.tokens.encode(prompts)
         letters = [self.tokens.letter_spellings(r.letters, p.text) for r, p in zip(requests, prompts, strict=True)]
         for batch, logits in self._last_logits(ids):
@@ -138,7 +139,7 @@ class TransformersEngine(Engine):
         """Answer every request; answers come as they finish, at the end of the model's context at the latest."""
         if not requests:
             return
-        prompts = [self.tokens.prompt(request.messages) for request in requests]
+        prompts = [self.tokens.prompt_of(request) for request in requests]
         ids = self.tokens.encode(prompts)
         if self.tokens.longest:
             left = [max(self.tokens.longest - len(one), 1) for one in ids]

@@ -67,6 +67,8 @@ class VllmEngine(Engine):
         ModelError: no interpreter with vLLM is found.
     """
 
+    continues_answers = True
+
     def __init__(self, directory: str | Path, settings: Llm, identity: str, resources: EngineResources) -> None:
         self.settings = settings
         self.score_kind: ScoreKind = settings.score_kind
@@ -98,7 +100,7 @@ class VllmEngine(Engine):
     def _that_fit(self, requests: Iterable[tuple[Request, str]]) -> Iterator[tuple[Request, str]]:
         for request, name in requests:
             if self.settings.vllm.max_length and isinstance(request, GenerateRequest):
-                self._check_length(self.tokens.encode([self.tokens.prompt(request.messages)])[0], request, name)
+                self._check_length(self.tokens.encode([self.tokens.prompt_of(request)])[0], request, name)
             yield request, name
 
     def report(self) -> dict[str, Any]:
@@ -107,7 +109,7 @@ class VllmEngine(Engine):
 
     def score(self, requests: Sequence[ScoreRequest]) -> Iterator[tuple[int, Scored]]:
         """Score every request: natural-log probabilities, or logits where `vllm.scores` says so."""
-        prompts = [self.tokens.prompt(request.messages, is_scored=True) for request in requests]
+        prompts = [self.tokens.prompt_of(request) for request in requests]
         ids = self.tokens.encode(prompts)
         letters = [self.tokens.letter_spellings(r.letters, p.text) for r, p in zip(requests, prompts, strict=True)]
         sampling = [
@@ -126,7 +128,7 @@ class VllmEngine(Engine):
         Raises:
             ModelError: an answer might be cut off at `vllm.max_length`, which is about memory and in no request key.
         """
-        prompts = [self.tokens.prompt(request.messages) for request in requests]
+        prompts = [self.tokens.prompt_of(request) for request in requests]
         ids = self.tokens.encode(prompts)
         for one, request in zip(ids, requests, strict=True):
             self._check_length(one, request)

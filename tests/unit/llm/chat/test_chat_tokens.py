@@ -417,6 +417,24 @@ def test_reasoning_that_the_template_opens_and_ends_is_no_error(tmp_path: Path) 
     assert chat.prompt(user("What does <think> mean?"), is_scored=True).ending.endswith("</think>\n")
 
 
+def test_answer_so_far_follows_the_prompt_with_its_reasoning_once(tmp_path: Path) -> None:
+    chat = tokens(tmp_path, template=CHATML + "<think>")
+    written = "<think>I see</think> So the answer is "  # as `answer` gives it: with the mark that the template wrote
+    prompt = chat.prompt(user("Why?"), is_scored=True, answer_so_far=written)
+    assert prompt.text.endswith("assistant\n<think>I see</think> So the answer is ")
+    (ids,) = chat.encode([prompt])
+    marks = [chat.tokenizer.convert_tokens_to_ids(mark) for mark in ("<think>", "</think>")]
+    assert [i for i in ids if i in marks] == marks
+    assert not chat.markers.is_read_from_text(prompt, ids)
+
+
+def test_answer_so_far_that_ends_within_reasoning_is_refused(tmp_path: Path) -> None:
+    chat = tokens(tmp_path)
+    request = ScoreRequest(tuple(user("Why?")), ("A", "B"), answer_so_far="<think>I see that")
+    with pytest.raises(ModelError, match="begins reasoning"):
+        chat.prompt_of(request)
+
+
 # As Nemotron Nano 2: a word in a message turns reasoning off, and is taken out of it.
 NEMOTRON = (
     "{% set ns = namespace(on=true) %}{% for m in messages %}{% if '/no_think' in m.content %}{% set ns.on = false %}"

@@ -162,6 +162,24 @@ def test_random_trees_equal_one_prompt_at_a_time(
             np.testing.assert_allclose(found[i], model(torch.tensor([one])).logits[0, -1], atol=1e-4)
 
 
+@pytest.mark.parametrize("prefix_tree", [True, False])
+def test_letters_after_a_generated_answer_are_scored_as_what_follows_it(
+    models: dict[str, Path], prefix_tree: bool
+) -> None:
+    tiny = engine(models["llama"], prefix_tree=prefix_tree)
+    question = ask("Which is it, A or B?", 6)
+    ((_, written),) = tiny.generate([question])
+    continued = ScoreRequest(question.messages, ("A", "B"), answer_so_far=f"{written.text} So: ")
+    ((_, scored),) = tiny.score([continued])
+    text = tiny.tokens.render(question.messages) + continued.answer_so_far
+    (ids,) = tiny.tokens.encode([text])
+    with torch.inference_mode():
+        logits = cached_model(models["llama"])(torch.tensor([ids])).logits[0, -1]
+    expected = [logits[one].logsumexp(0).item() for one in tiny.tokens.letter_spellings(("A", "B"), text)]
+    np.testing.assert_allclose(scored.scores, expected, atol=1e-4)
+    assert scored.usage.prompt_tokens == len(ids)
+
+
 def test_label_mass_is_the_probability_of_the_letters(models: dict[str, Path]) -> None:
     tiny = engine(models["llama"])
     (request,) = requests()[:1]
