@@ -134,7 +134,7 @@ def predictions(labels: LabelSet) -> pa.Schema:
 
 
 def training_history() -> pa.Schema:
-    """Fine-tuning course: dev scores at every evaluation step; `is_best` marks the checkpoint kept.
+    """Training history: dev scores at every evaluation step; `is_best` marks the checkpoint kept.
 
     `dev_macro_f1` counts any of the labels that tie in an HJD as right; `dev_share_ties` of the dev items have several.
     """

@@ -66,9 +66,9 @@ def finetune_systems(job: FineTuningJob, runs: Sequence[FineTuningRun], processe
     lock = only_process(waiting.with_name(f"{waiting.name}.lock"), f"fine-tuning in {waiting}")
     with lock, Progress("fine-tuning", len(runs), "runs") as progress:
         for run, ended in zip(runs, _ended(job, runs, processes), strict=True):
-            course = ended.course
-            history.append(course.assign(system=run.slug, seed=run.seed))
-            log.info("%s, seed %d: best %s", run.slug, run.seed, course[course["is_best"]].iloc[0, :4].to_dict())
+            steps = ended.history
+            history.append(steps.assign(system=run.slug, seed=run.seed))
+            log.info("%s, seed %d: best %s", run.slug, run.seed, steps[steps["is_best"]].iloc[0, :4].to_dict())
             outputs[ended.key] = run.output_dir
             if ended.earlier:
                 progress.cached()

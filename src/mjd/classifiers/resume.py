@@ -18,7 +18,7 @@ from mjd.io import read_parquet, write_parquet
 
 
 class FinishedRuns:
-    """Model directories and courses of finished runs.
+    """Model directories and histories of finished runs.
 
     Args:
         directory: where they wait.
@@ -27,15 +27,15 @@ class FinishedRuns:
     def __init__(self, directory: str | Path) -> None:
         self.directory = Path(directory)
 
-    def course(self, key: str) -> pd.DataFrame | None:
-        """The course of a finished run; None if it has not ended. `key` stands for everything that decides the run."""
-        course = self._course(key)
-        return read_parquet(course) if course.exists() and self._model(key).is_dir() else None
+    def history(self, key: str) -> pd.DataFrame | None:
+        """The history of a finished run; None if it has not ended. `key` stands for everything that decides the run."""
+        history = self._history_path(key)
+        return read_parquet(history) if history.exists() and self._model(key).is_dir() else None
 
-    def put(self, key: str, course: pd.DataFrame, save: Callable[[Path], None]) -> None:
+    def put(self, key: str, history: pd.DataFrame, save: Callable[[Path], None]) -> None:
         """Add a finished run; `save` writes its model directory."""
         save(self._model(key))
-        write_parquet(course, self._course(key), pa.Schema.from_pandas(course, preserve_index=False))
+        write_parquet(history, self._history_path(key), pa.Schema.from_pandas(history, preserve_index=False))
 
     def hand_over(self, outputs: dict[str, str | Path]) -> None:
         """Put every key's model directory at its output, replace what is there, and forget all runs.
@@ -51,7 +51,7 @@ class FinishedRuns:
     def _model(self, key: str) -> Path:
         return self.directory / key
 
-    def _course(self, key: str) -> Path:
+    def _history_path(self, key: str) -> Path:
         return self.directory / f"{key}.parquet"
 
 

@@ -82,10 +82,10 @@ class FineTuningRun:
 
 @dataclass(frozen=True)
 class EndedRun:
-    """A run that ended: its key among the finished runs, its course, and whether an earlier job had trained it."""
+    """A run that ended: its key among the finished runs, its history, and whether an earlier job had trained it."""
 
     key: str
-    course: pd.DataFrame
+    history: pd.DataFrame
     earlier: bool
 
 
@@ -106,19 +106,19 @@ class RunTrainer:
         self.shared = self._hash_of_shared()
 
     def run(self, run: FineTuningRun) -> EndedRun:
-        """Train from the base weights, keep the best step; the course is step, train_loss, dev scores and is_best."""
+        """Train from the base weights, keep the best step; the history is step, train_loss, dev scores and is_best."""
         targets, has = run.targets(self.train["uid"], self.job.labels)
         own = f"{self.shared} {run.slug} {run.seed} ".encode() + targets.tobytes()
         key = hashlib.sha256(own).hexdigest()[:32]
-        earlier = self.finished.course(key)
+        earlier = self.finished.history(key)
         if earlier is not None:
             return EndedRun(key, earlier, True)
         batches = [has[batch] for batch in finetuning_batches(self.encoded.lengths[has], self.job.settings, run.seed)]
         self.model.load_state_dict(self.base)
         with seeded(run.seed, self.job.device):
-            course = _finetune(self.model, self.encoded, targets, batches, self.dev, self.job.settings)
-        self.finished.put(key, course, lambda directory: save_classifier(self.model, self.tokenizer, directory))
-        return EndedRun(key, course, False)
+            history = _finetune(self.model, self.encoded, targets, batches, self.dev, self.job.settings)
+        self.finished.put(key, history, lambda directory: save_classifier(self.model, self.tokenizer, directory))
+        return EndedRun(key, history, False)
 
     def _hash_of_shared(self) -> str:
         """SHA-256 of everything but the targets and the seed that decides a run."""

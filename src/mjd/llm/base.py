@@ -155,7 +155,7 @@ class Engine(ABC):
 
     info: EngineInfo
     score_kind: ScoreKind
-    # As in `mjd.llm.specs`. Scores that cost money are kept in the response store, like answers, instead of chunks.
+    # As in `mjd.llm.specs`. Replies that cost money are kept in the response store, others in files of their job.
     is_paid = False
     # Whether it reads `ScoreRequest.answer_so_far`; requests with one are refused before they reach other engines.
     continues_answers = False

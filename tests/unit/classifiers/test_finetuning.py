@@ -287,7 +287,7 @@ def test_job_killed_while_it_hands_runs_over_keeps_them_all(tmp_path: Path, monk
     with pytest.raises(KeyboardInterrupt):
         runs.hand_over(outputs)
     monkeypatch.undo()
-    assert all(runs.course(key) is not None for key in ("a", "b"))
+    assert all(runs.history(key) is not None for key in ("a", "b"))
     runs.hand_over(outputs)
     assert all((output / "config.json").read_text() == "{}" for output in outputs.values())
     assert not (tmp_path / "waiting").exists()
