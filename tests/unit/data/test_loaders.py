@@ -169,6 +169,25 @@ def test_number_of_votes_that_is_none_is_refused(tmp_path: Path, change: tuple[s
         load_tables(tmp_path, WITH_VOTES.replace(*change), None, task=nli_task(label_counts={}))
 
 
+@pytest.mark.parametrize(
+    ("shares", "votes", "is_told"),
+    [
+        (".6,.4,0", "5", False),
+        (".67,.33,0", "3", False),  # rounded
+        (".123,.877,0", "100", False),
+        (".6,.4,0", "3", True),
+        ("0.5,0.25,0.25", "1", True),
+    ],
+)
+def test_number_of_votes_that_cannot_give_the_shares_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, shares: str, votes: str, is_told: bool
+) -> None:
+    items = WITH_VOTES.replace(".6,.4,0,5", f"{shares},{votes}")
+    found, _ = load_tables(tmp_path, items, None, task=nli_task(label_counts={}))
+    assert found["n_votes"].iloc[0] == int(votes)
+    assert (f"items.csv, row 1, column 'n_votes': {votes} votes cannot give this HJD" in caplog.text) == is_told
+
+
 def test_other_tasks(tmp_path: Path) -> None:
     task = nli_task(
         labels=[{"key": "y", "name": "toxic"}, {"key": "no", "name": "fine"}], text_fields=["comment"], label_counts={}
