@@ -166,4 +166,4 @@ def test_option_with_settings_given_twice_is_refused(arguments: str, named: str)
 
 
 def test_option_with_settings_given_once_is_right() -> None:
-    check_options_once("mjds --configfile a.yaml b.yaml --config limit=4 seed=2 --cores 1".split())
+    check_options_once(["mjds", "--configfile", "a.yaml", "b.yaml", "--config", "limit=4", "seed=2"])

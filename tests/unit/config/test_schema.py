@@ -244,6 +244,21 @@ def test_scoring_transforms_of_earlier_versions_are_refused_with_the_new_spellin
     assert load_config(config).scoring.estimators["t1"] == FirstToken(transform=Softmax(temperature=1))
 
 
+@pytest.mark.parametrize(
+    ("scoring", "message"),
+    [
+        ({"transforms": None}, "'transforms' has become 'estimators': delete it, and name estimators"),
+        ({"transforms": {"cv": "null"}}, r"replace it by estimators: \{cv: null\}"),
+        ({"estimators": {"softmax": {"kind": "norm"}}}, r"write \{kind: first_token, transform: \{kind: norm\}\}"),
+        ({"estimators": {"softmax": {"transform": {"kind": "norm"}}}}, "kind norm has no temperature: .*another name"),
+        ({"estimators": {"softmax": {"transform": "norm"}}}, r"norm is a kind, not a mapping: write \{kind: norm\}"),
+    ],
+)
+def test_estimator_laid_over_a_file_in_another_spelling_is_refused_with_the_cure(scoring: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config({"extends": "config/config.yaml", "scoring": scoring})
+
+
 def test_speed_prices_and_connection_decide_no_number() -> None:
     one = load_config({**values(), "llms": {"smollm2": API}}).llms["smollm2"]
     faster = API | {"openai": {"concurrency": 99}, "prices": {"input": 1, "output": 2}, "batch_size": 2}
