@@ -205,7 +205,7 @@ def classifier_systems(config: Config) -> list[System]:
 
 def label_guided_source(config: Config) -> str | None:
     """The source guided by the labels of the human explanations (the paper's VariErr LG)."""
-    found = [f"{name}-lg" for name, e in config.task.label_counts.items() if e.guided_by == "explanations"]
+    found = [source for source, guide in config.task.guided_by.items() if guide == "explanations"]
     return next((source for source in found if source in config.explanations.sources), None)
 
 

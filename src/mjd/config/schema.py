@@ -110,9 +110,7 @@ class Config(Settings):
             if generator in published and self.data.items.loader != "mjd-estimator":
                 raise ValueError(f"explanations.generator {generator!r} fits data.items.loader mjd-estimator only")
         for source in self.explanations.sources:
-            check_known(
-                source, [*BASE_SOURCES, *(f"{name}-lg" for name in self.task.label_counts)], "explanations.sources"
-            )
+            check_known(source, [*BASE_SOURCES, *self.task.guided_by], "explanations.sources")
         if self.analyses.convergence_source is not None:
             shown = [source for source in self.explanations.sources if source != "none"]
             check_known(self.analyses.convergence_source, shown, "analyses.convergence_source")
@@ -204,7 +202,12 @@ class Config(Settings):
 
     @property
     def label_entries(self) -> list[dict[str, str]]:
-        """The labels as plain mappings, for rule params."""
+        """The labels as plain mappings, for params of rules that write no prompts."""
+        return [label.model_dump(exclude={"meaning"}) for label in self.task.labels]
+
+    @property
+    def prompted_labels(self) -> list[dict[str, str]]:
+        """The labels with their meanings, which prompts show."""
         return [label.model_dump() for label in self.task.labels]
 
     @property

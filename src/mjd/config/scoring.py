@@ -77,9 +77,7 @@ class FirstToken(Settings):
     def _not_a_transform(cls, values: Any) -> Any:
         """Entries of the former `scoring.transforms` were transforms."""
         if isinstance(values, Mapping) and str(values.get("kind")) in _TRANSFORMS:
-            own = {
-                key: value for key, value in values.items() if key != "transform"
-            }  # of an entry that it is laid over
+            own = {key: value for key, value in values.items() if key != "transform"}  # of an inherited entry
             spelling = _one_line(_of_transform(own))
             raise ValueError(f"{values['kind']} is a kind of transform: write {spelling}")
         return values

@@ -311,8 +311,7 @@ def _shown(
         return human, "known"
     key = (generator, source, str(selection))
     if key not in selected:
-        entry = config.task.label_counts.get(source.removesuffix("-lg"))
-        wanted = wanted_labels(source, entry.guided_by if entry else None, train, human, config.labels)
+        wanted = wanted_labels(source, config.task.guided_by.get(source), train, human, config.labels)
         found = candidates(answers[generator].table)
         where, dropped = f"candidates of {generator}", UnansweredPrompts(config.unanswered)
         selected[key] = select(found, wanted, selection, where, unanswered=dropped)  # type: ignore[arg-type]

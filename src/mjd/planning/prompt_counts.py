@@ -58,8 +58,7 @@ def check_prompts_per_item(config: Config, items: pd.DataFrame, human_explanatio
 
 
 def _check(config: Config, source: str, orders: Orders, items: pd.DataFrame, human: pd.DataFrame, why: str) -> None:
-    entry = config.task.label_counts.get(source.removesuffix("-lg"))
-    numbers = explanations_per_item(source, entry.guided_by if entry else None, items, human, config.labels)
+    numbers = explanations_per_item(source, config.task.guided_by.get(source), items, human, config.labels)
     most, n_labels = config.scoring.most_prompts_per_item, len(config.labels)
     problems = {n: too_many(n, n_labels, orders, most) for n in set(numbers.values())}
     found = [(uid, n) for uid, n in numbers.items() if problems[n]]
