@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 from mjd import registry
+from mjd.config.data import label_counts_of
 from mjd.config.schema import Config
 
 # How a configuration names a published set among its generators.
@@ -113,7 +114,7 @@ def source_title(config: Config, source: str) -> str:
     """A source of model explanations as the paper writes it: LF, VariErr LG, MNLI LG."""
     if source == "lf":
         return "LF"
-    title = config.task.label_counts[source.removesuffix("-lg")].title
+    title = config.task.label_counts[label_counts_of(source)].title
     return f"{title.removesuffix('.').removesuffix(' dist')} LG"
 
 

@@ -7,7 +7,7 @@ from mjd.errors import MjdError
 from mjd.paths import VARIANT
 from mjd.runtime.gpus import find_gpus, limit_gpus
 from mjd.runtime.locks import unwritable
-from mjd.systems import encode, split_source
+from mjd.systems import encode, generator_slug, split_source
 
 REGISTRY = registry.sources()
 PUBLISHED = registry.published()
@@ -100,9 +100,11 @@ def encoder_params(wildcards):
 
 def longest_counts_line_breaks(wildcards):
     """Whether `longest` counts line breaks, as the authors of some published sets did."""
-    published = PUBLISHED.get(wildcards.llm.removeprefix("published-"))
-    named = wildcards.llm.startswith("published-") and published
-    return bool(named and published.longest_counts_line_breaks)
+    of_slug = {
+        generator_slug(systems.PUBLISHED + name): p for name, p in PUBLISHED.items()
+    }
+    published = of_slug.get(wildcards.llm)
+    return bool(published and published.longest_counts_line_breaks)
 
 
 def analysis_outputs(spec):

@@ -17,7 +17,7 @@ with job(snakemake):
     config = config_of(snakemake)
     fine_tuning = bool(config.encoders)
     items, human_explanations = load_items(
-        data, task, source_directories(snakemake.input.sources), snakemake.params.limit, fine_tuning
+        data, task, source_directories(data.loader, snakemake.input.sources), snakemake.params.limit, fine_tuning
     )
     check_sources(snakemake.params.sources, task.guided_by, train_items(items), human_explanations, task.label_set)
     check_prompts_per_item(config, train_items(items), human_explanations)

@@ -70,6 +70,11 @@ class LabelCounts(Settings):
     )
 
 
+def label_counts_of(source: str) -> str:
+    """The name of the label counts that a label-guided source follows."""
+    return source.removesuffix("-lg")
+
+
 class Task(Settings):
     """The labels and text fields; NLI is one instance."""
 

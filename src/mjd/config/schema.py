@@ -88,6 +88,15 @@ class Config(Settings):
         check_fits_paths(entries)
         return entries
 
+    @field_validator("llms")
+    @classmethod
+    def _no_published_sets(cls, llms: dict[str, Llm]) -> dict[str, Llm]:
+        """`published/llama3` is `published-llama3` in paths: an LLM's answers would be taken for the published ones."""
+        for name in llms:
+            if name.startswith("published-"):
+                raise ValueError(f"name {name!r} begins as published sets do in paths: choose another")
+        return llms
+
     @model_validator(mode="after")
     def _encoders_have_data(self) -> Self:
         for name in ("pairs", "ood") if self.encoders else ():

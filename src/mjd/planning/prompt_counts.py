@@ -7,6 +7,7 @@ from typing import Literal
 
 import pandas as pd
 
+from mjd.config.data import label_counts_of
 from mjd.config.schema import Config
 from mjd.errors import DataError
 from mjd.explanations.selection import wanted_labels
@@ -35,7 +36,7 @@ def explanations_per_item(
     if source == "lf":
         return dict.fromkeys(uids, len(labels))
     if guided_by == "counts":
-        counts = items[labels.columns(source.removesuffix("-lg"))].fillna(0).sum(axis=1).astype(int)
+        counts = items[labels.columns(label_counts_of(source))].fillna(0).sum(axis=1).astype(int)
         return dict(zip(uids, counts.tolist(), strict=True))
     wanted = wanted_labels(source, "explanations", items, human_explanations, labels)
     return {uid: len(found) for uid, found in wanted.items()}

@@ -272,6 +272,11 @@ def test_speed_prices_and_connection_decide_no_number() -> None:
     assert one.result_settings() != elsewhere.llms["smollm2"].result_settings()
 
 
+def test_llm_named_like_a_published_set_is_refused() -> None:
+    with pytest.raises(ConfigError, match="'published-llama3' begins as published sets do in paths"):
+        load_config({**values(), "llms": {"published-llama3": llm()}})
+
+
 def test_titles_and_meanings_are_no_settings_of_items() -> None:
     plain = read_config("config/config.yaml").task.model_dump()
     retitled = copy.deepcopy(plain) | {"hjd_title": "Crowd"}
