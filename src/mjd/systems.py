@@ -89,6 +89,17 @@ def generator_slug(generator: str) -> str:
     return generator.replace("/", "-")
 
 
+def longest_counts_line_breaks(generator: str) -> bool:
+    """Whether the selection `longest` counts line breaks, as the authors of some published sets did.
+
+    Args:
+        generator: as the configuration names it, or its slug.
+    """
+    published = {generator_slug(f"{PUBLISHED}{name}"): entry for name, entry in registry.published().items()}
+    found = published.get(generator_slug(generator))
+    return found is not None and found.longest_counts_line_breaks
+
+
 def source_slug(source: str, generator: str | None, scorer: str | None) -> str:
     """A source in paths: `@generator` is added when another model than the scorer wrote the explanations."""
     return source if generator in (None, scorer) else f"{source}@{generator_slug(str(generator))}"

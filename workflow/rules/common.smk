@@ -7,7 +7,7 @@ from mjd.errors import MjdError
 from mjd.paths import VARIANT
 from mjd.runtime.gpus import find_gpus, limit_gpus
 from mjd.runtime.locks import unwritable
-from mjd.systems import encode, generator_slug, split_source
+from mjd.systems import encode, split_source
 
 REGISTRY = registry.sources()
 PUBLISHED = registry.published()
@@ -96,15 +96,6 @@ def encoder_params(wildcards):
         "settings": entry.result_settings(),
         "identity": model_identity(entry.model),
     }
-
-
-def longest_counts_line_breaks(wildcards):
-    """Whether `longest` counts line breaks, as the authors of some published sets did."""
-    of_slug = {
-        generator_slug(systems.PUBLISHED + name): p for name, p in PUBLISHED.items()
-    }
-    published = of_slug.get(wildcards.llm)
-    return bool(published and published.longest_counts_line_breaks)
 
 
 def analysis_outputs(spec):

@@ -29,7 +29,7 @@ rule select:
             for selection in CONFIG.explanations.selections
         ],
         guided_by=CONFIG.task.guided_by,
-        line_breaks=longest_counts_line_breaks,
+        line_breaks=lambda wildcards: systems.longest_counts_line_breaks(wildcards.llm),
         labels=CONFIG.label_entries,
     message:
         "Select explanations of {wildcards.llm}"
