@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from mjd.io import read_provenance
+from mjd.io import read_parquet, read_provenance
 from tests.workflow.conftest import ROOT, Run
 
 SAMPLE = ROOT / "resources/sample"
@@ -56,3 +56,17 @@ def test_pairs_load_without_the_items_file(snakemake: Run, tmp_path: Path) -> No
     done = snakemake("--cores", "1", str(results / "data/pairs.parquet"), config=config)
     assert done.returncode == 0, done.stderr
     assert "data_warnings" not in read_provenance(results / "data/pairs.parquet")
+
+
+def test_distributions_of_changed_items_are_made_again(snakemake: Run, tmp_path: Path) -> None:
+    own_items, results = tmp_path / "items.csv", tmp_path / "results"
+    own_items.write_bytes((SAMPLE / "synthetic_items.csv").read_bytes())
+    config = {"results_dir": str(results), "data": {"items": {"items": str(own_items)}}}
+    target = str(results / "distributions/hjd.parquet")
+    assert snakemake("--cores", "1", target, config=config).returncode == 0
+    before = read_parquet(target)
+    own_items.write_bytes(own_items.read_bytes().replace(b"0.62,0.33,0.05", b"0.62,0.32,0.06"))
+    done = snakemake("--cores", "1", target, config=config)
+    assert done.returncode == 0, done.stderr
+    changed = read_parquet(target).set_index("uid").compare(before.set_index("uid"), result_names=("now", "before"))
+    assert changed["p_c", "now"].tolist() == [0.06]

@@ -77,9 +77,10 @@ rule load_items:
 
 
 # Pairs and OOD rounds are compared with the items, to warn of shared texts. That is no reason to load them, or to train
-# on them, again (hence ancient); without the items' files they are not compared.
+# on them, again (hence ancient); without the items' files they are not compared. `ancient` marks the very object that it
+# is given: with rules.load_items.output every rule that reads items would take changed ones for old.
 ITEMS_TO_COMPARE = (
-    ancient(rules.load_items.output.data_items)
+    ancient(PATHS.data("items"))
     if all(map(os.path.exists, given(CONFIG.data.items.items)))
     else []
 )
