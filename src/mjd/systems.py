@@ -14,6 +14,9 @@ from mjd.config.schema import Config
 # How a configuration names a published set among its generators.
 PUBLISHED = "published/"
 
+# Fields of a system that tell which scores its MJDs are made from: columns of tables, and what jobs with an LLM read.
+VARIANT_FIELDS = ("scorer", "generator", "source", "selection", "mode")
+
 
 @dataclass(frozen=True)
 class System:

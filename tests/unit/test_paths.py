@@ -1,10 +1,14 @@
 """Paths of artifacts: the contract of docs/artifacts.md."""
 
+import re
+from pathlib import Path
+
 import pytest
 
+from mjd.analyses.specs import ANALYSES
 from mjd.config.files import load_config, read_config
 from mjd.paths import VARIANT, Paths
-from mjd.systems import System, compared_systems, main_mjd_systems, mjd_systems
+from mjd.systems import Replacement, System, compared_systems, main_mjd_systems, mjd_systems
 
 PATHS = Paths("r", "d")
 
@@ -69,3 +73,55 @@ def test_answers_of_an_estimator_have_the_name_of_its_mjds() -> None:
 
 def test_lock_lies_in_the_store_under_the_name_of_the_artifact() -> None:
     assert str(PATHS.lock("r/scores/llm/none-all-plain.parquet")) == "r/store/locks/scores/llm/none-all-plain.lock"
+
+
+# Every path as docs/artifacts.md spells it. Others are these, found by a system or a source.
+DOCUMENTED = {
+    "source": [PATHS.source("{source}")],
+    "model": [PATHS.model("{model}")],
+    "blobs": [PATHS.blobs],
+    "model_hashes": [PATHS.model_hashes],
+    "data": [PATHS.data(name) for name in ("items", "human_explanations", "pairs", "ood")],
+    "prompts": [PATHS.prompts("mjd-estimator")],
+    "distribution": [PATHS.distribution("{name}")],
+    "answers": [PATHS.answers("{llm}")],
+    "candidates": [PATHS.candidates("{llm}")],
+    "selected": [PATHS.selected("{llm}", "{source}", "{selection}")],
+    "replaced": [PATHS.replaced(Replacement("llm", 2, 1)).replace("human-llm-k2-s1", "{source}")],
+    "scores": [PATHS.scores("{llm}", VARIANT)],
+    "all_orders": [PATHS.all_orders("{llm}", VARIANT)],
+    "estimator_answers": [PATHS.estimator_answers("{llm}", VARIANT, "{estimator}")],
+    "mjd": [PATHS.mjd("{llm}", VARIANT, "{estimator}")],
+    "sampled_answers": [PATHS.sampled_answers("{llm}")],
+    "checkpoint": [PATHS.checkpoint("{encoder}", "{system}", "{n}")],
+    "training_history": [PATHS.training_history("{encoder}")],
+    "predictions": [PATHS.predictions("{encoder}")],
+    "table": [PATHS.table(spec.table).removesuffix(".parquet") for spec in ANALYSES],
+    "figure": [PATHS.figure("*", "{svg,png}")],
+    "store": [PATHS.store],
+    "local_answers": [PATHS.local_answers("{llm}")],
+    "local_sampled_answers": [PATHS.local_sampled_answers("{llm}")],
+    "local_scores": [PATHS.local_scores("{llm}", VARIANT)],
+    "local_all_orders": [PATHS.local_all_orders("{llm}", VARIANT)],
+    "finished_runs": [PATHS.finished_runs("{encoder}")],
+    "lock": [str(PATHS.lock("r/x.parquet").parent)],
+    "resolved_config": [PATHS.resolved_config],
+    "config_of_runs": [PATHS.config_of_runs("{config_hash}")],
+    "log": [str(Path(PATHS.log("rule")).parent)],
+    "benchmark": [str(Path(PATHS.benchmark("rule")).parent)],
+}
+FOUND_BY = {"shown", "shown_by", "scores_of", "all_orders_of", "distribution_of"}
+
+
+def test_docs_of_artifacts_name_every_path() -> None:
+    public = {name for name in vars(Paths) if not name.startswith("_")} - {"of"}
+    assert set(DOCUMENTED) == public - FOUND_BY
+    text = Path("docs/artifacts.md").read_text(encoding="utf-8")
+    text = re.sub(r"`tables/{(.+?)}`", lambda found: "".join(f"`tables/{one}`" for one in found[1].split(",")), text)
+    missing = [
+        path
+        for paths in DOCUMENTED.values()
+        for path in paths
+        if not re.search(f"`{re.escape(path.partition('/')[2])}/?`", text)
+    ]
+    assert not missing

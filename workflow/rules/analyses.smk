@@ -90,8 +90,7 @@ rule sample_answers:
     params:
         engine=lambda wildcards: engine_params(wildcards.llm),
         systems=lambda wildcards: encode(
-            FIRST_TOKEN[wildcards.llm],
-            *("scorer", "generator", "source", "selection", "mode"),
+            FIRST_TOKEN[wildcards.llm], *systems.VARIANT_FIELDS
         ),
         labels=CONFIG.prompted_labels,
         text_fields=CONFIG.task.text_fields,

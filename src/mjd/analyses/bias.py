@@ -16,10 +16,9 @@ from mjd.errors import DataError
 from mjd.estimators.aggregation import fill_bounds, fully_crossed, softmax
 from mjd.evaluation import statistics as stats
 from mjd.labels import LabelSet
-from mjd.systems import System
+from mjd.systems import VARIANT_FIELDS, System
 
 SHARES = ("item", "option_order", "item_option_order", "explanation_order", "residual")
-VARIANT = ("scorer", "generator", "source", "selection", "mode")
 
 
 def schema(n_labels: int) -> pa.Schema:
@@ -30,7 +29,7 @@ def schema(n_labels: int) -> pa.Schema:
     `residual`, explanation order by option order (both null where `n_explanation_orders` is 1). `p_option_1` is the
     mean probability (softmax of the scores) of the option shown first, and so on: 1 / K without a bias for places.
     """
-    fields = [pa.field(name, pa.string()) for name in ("system", *VARIANT)]
+    fields = [pa.field(name, pa.string()) for name in ("system", *VARIANT_FIELDS)]
     fields.append(pa.field("total_variance", pa.float64()))
     for name in SHARES:
         fields += [pa.field(column, pa.float64()) for column in (name, f"{name}_low", f"{name}_high")]
@@ -154,7 +153,7 @@ def bias_table(
         low, high = stats.interval(
             variance_shares(found, stats.resample_counts(n_items, settings.resamples, seed))[1], settings.confidence
         )
-        row = {"system": system.title} | {name: getattr(system, name) for name in VARIANT}
+        row = {"system": system.title} | {name: getattr(system, name) for name in VARIANT_FIELDS}
         row |= {"total_variance": float(total[0]), "n": n_items, "n_prompts": len(table)}
         row |= {"n_explanation_orders": found.n_explanation_orders}
         for place, name in enumerate(SHARES):

@@ -21,9 +21,7 @@ from mjd.labels import LabelSet
 from mjd.llm.base import GenerateRequest, Message
 from mjd.llm.cache import CachedEngine
 from mjd.llm.reasoning import after_reasoning
-from mjd.systems import System
-
-VARIANT = ("scorer", "generator", "source", "selection", "mode")
+from mjd.systems import VARIANT_FIELDS, System
 
 # What follows an "A" that is an article: a word, other than those that follow an option's letter.
 _ARTICLE = re.compile(r"\s+(?!(?:is|or|and|as|because|since)\b)[a-z]")
@@ -52,7 +50,7 @@ def schema() -> pa.Schema:
     all prompts have a label mass below `low_mass` (`analyses.label_mass_warning`); `top_tokens` are the most frequent
     ones among the prompts' most probable first tokens, with their shares.
     """
-    texts = [pa.field(name, pa.string()) for name in ("system", *VARIANT)]
+    texts = [pa.field(name, pa.string()) for name in ("system", *VARIANT_FIELDS)]
     mass = ("label_mass_mean", "label_mass_p05", "low_mass", "share_low_mass")
     numbers = (*mass, "share_first_option", "share_no_letter")
     ends = ("share_different", "share_different_low", "share_different_high")
@@ -148,7 +146,7 @@ def first_token_table(
     for system, table in zip(systems, scores, strict=True):
         asked = answers[answers["system"] == system.slug]
         told = asked.dropna(subset=["letter"])
-        row = {"system": system.title} | {name: getattr(system, name) for name in VARIANT}
+        row = {"system": system.title} | {name: getattr(system, name) for name in VARIANT_FIELDS}
         row |= {"label_mass_mean": table["label_mass"].mean(), "label_mass_p05": table["label_mass"].quantile(0.05)}
         row |= {"low_mass": low_mass, "share_low_mass": _share_below(table["label_mass"], low_mass)}
         row |= {"top_tokens": top_tokens(table) or None, "share_first_option": _share_first_option(table, labels)}

@@ -13,12 +13,10 @@ from typing import Any
 from mjd import systems
 from mjd.config.schema import Config
 from mjd.paths import Paths
-from mjd.systems import encode
+from mjd.systems import VARIANT_FIELDS, encode
 
 Inputs = Mapping[str, str | list[str]]
 Params = Mapping[str, Any]
-
-VARIANT = ("scorer", "generator", "source", "selection", "mode")
 
 
 @dataclass(frozen=True)
@@ -142,8 +140,8 @@ def _bias_inputs(config: Config, paths: Paths) -> Inputs:
 
 def _bias_params(config: Config) -> Params:
     return {
-        "systems": encode(systems.scored_variants(config), "title", *VARIANT),
-        "all_orders": encode(systems.all_orders_systems(config), "title", *VARIANT),
+        "systems": encode(systems.scored_variants(config), "title", *VARIANT_FIELDS),
+        "all_orders": encode(systems.all_orders_systems(config), "title", *VARIANT_FIELDS),
         **_resampling(config),
     }
 
@@ -170,7 +168,7 @@ def _first_token_inputs(config: Config, paths: Paths) -> Inputs:
 
 def _first_token_params(config: Config) -> Params:
     return {
-        "systems": encode(systems.main_mjd_systems(config), "title", *VARIANT),
+        "systems": encode(systems.main_mjd_systems(config), "title", *VARIANT_FIELDS),
         "confidence": config.statistics.confidence,
         "low_mass": config.analyses.label_mass_warning,
     }

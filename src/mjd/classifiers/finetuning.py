@@ -68,7 +68,8 @@ def finetune_systems(job: FineTuningJob, runs: Sequence[FineTuningRun], processe
         for run, ended in zip(runs, _ended(job, runs, processes), strict=True):
             steps = ended.history
             history.append(steps.assign(system=run.slug, seed=run.seed))
-            log.info("%s, seed %d: best %s", run.slug, run.seed, steps[steps["is_best"]].iloc[0, :4].to_dict())
+            best = steps.loc[steps["is_best"], ["step", "train_loss", "dev_macro_f1", "dev_loss"]].iloc[0]
+            log.info("%s, seed %d: best %s", run.slug, run.seed, best.to_dict())
             outputs[ended.key] = run.output_dir
             if ended.earlier:
                 progress.cached()

@@ -120,7 +120,7 @@ def finetuning(
     data_set: str,
     train_truncated: Sequence[Mapping[str, int | None]] = (),
 ) -> pd.DataFrame:
-    """The fine-tuning table from `evaluate.finetuning_table` of every encoder (in the order of `encoders`).
+    """The fine-tuning table from `finetuning_table` of every encoder (in the order of `encoders`).
 
     `train_truncated` has for every encoder the truncated training texts by system (`truncated_in_training`).
     """
@@ -153,7 +153,7 @@ def truncated_in_training(base: str | Path, history: str | Path, base_slug: str)
 def ood(
     scored: Sequence[pd.DataFrame], systems: Sequence[System], encoders: Titles, confidence: float, data_set: str
 ) -> pd.DataFrame:
-    """The OOD table from `evaluate.ood_table` of every encoder (in the order of `encoders`)."""
+    """The OOD table from `ood_table` of every encoder (in the order of `encoders`)."""
     return _long(scored, systems, encoders, "round", OOD_METRICS, OOD_COUNTS, confidence, data_set)
 
 

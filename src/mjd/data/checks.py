@@ -6,6 +6,7 @@ normalised first (see `mjd.data.tables`): text trimmed, labels as keys where the
 
 from __future__ import annotations
 
+import logging
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
@@ -24,7 +25,12 @@ HJD_TOLERANCE = 1e-6
 # More people than there are: beyond it a count is another number, and whole numbers are not told apart some time.
 MOST_ANNOTATORS = 10**10
 
+# Shares may be rounded to two decimals: further from a share of the votes is none of theirs.
+SHARE_ROUNDING = 0.01
+
 Mask = npt.NDArray[np.bool_]
+
+_log = logging.getLogger(__name__)
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|[+-]?inf(inity)?", re.IGNORECASE | re.ASCII)
 
@@ -66,7 +72,8 @@ def check_items(
     Every uid occurs once, texts are not empty, splits are train, dev or test, some items are train items, and some dev
     items where there is `fine_tuning`. HJDs are distributions and label counts whole numbers with at least one label;
     both are complete or absent in a row. Dev and test items need an HJD, train items label counts, and an HJD if
-    `every_hjd`. The number of votes behind an HJD is a whole number from 1, or not known.
+    `every_hjd`. The number of votes behind an HJD is a whole number from 1, or not known; one that cannot give its
+    shares is warned of.
 
     Raises:
         DataError: the first thing that is wrong, naming `where`, row and column.
@@ -350,8 +357,25 @@ def _check_votes(items: pd.DataFrame, labels: LabelSet, where: str) -> None:
         where,
         "n_votes",
         lambda row: f"{votes[row]:g} is not a number of votes",
-        "Give the number of annotators behind the HJD, 1 or more; leave the cell empty where it is not known.",
+        "Give the number of annotators behind the HJD, 1 or more; leave the cell empty where it is not known. "
+        "A column that holds something else needs another name.",
     )
+    _warn_of_other_votes(items[columns].to_numpy(float, na_value=np.nan), votes, columns, where)
+
+
+def _warn_of_other_votes(
+    shares: npt.NDArray[np.float64], votes: npt.NDArray[np.float64], columns: Sequence[str], where: str
+) -> None:
+    """Warn of shares that so many votes cannot give: the column may hold something else, or votes were split."""
+    of_votes = np.round(shares * votes[:, None]) / votes[:, None]
+    rows = np.flatnonzero(np.abs(shares - of_votes).max(axis=1) > SHARE_ROUNDING)
+    if rows.size:
+        row = int(rows[0])
+        _log.warning(
+            "%s, %s, column 'n_votes': %g votes cannot give this HJD (%s); %d such rows. If the column holds something "
+            "else, give it another name.",
+            where, at_row(where, row), votes[row], _group(shares[row], columns), rows.size,
+        )  # fmt: skip
 
 
 def _check_counts(items: pd.DataFrame, columns: Sequence[str], name: str, where: str) -> None:

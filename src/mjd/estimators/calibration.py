@@ -41,7 +41,7 @@ def judge(
 
     A fitted temperature is given as `temperatures`, one a fold, and their geometric mean as `temperature`;
     `bounded_prompts` is the number of prompts in which a label's upper bound stood in for its score
-    (`distributions.fill_bounds`).
+    (`fill_bounds`).
     """
     scores, n_bounded = fill_bounds(scores, labels)
     applied = how.model_dump() | {"bounded_prompts": n_bounded}

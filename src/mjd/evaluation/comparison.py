@@ -19,7 +19,7 @@ from mjd.errors import DataError
 from mjd.evaluation import metrics
 from mjd.evaluation import statistics as stats
 from mjd.labels import LabelSet
-from mjd.systems import System
+from mjd.systems import VARIANT_FIELDS, System
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,6 @@ SIGNIFICANCE = 0.05
 # Shuffles of the items that show which distance correlations independence gives.
 PERMUTATIONS = 999
 TEMPERATURES = ("temperature", "temperature_least", "temperature_most")
-VARIANT = ("scorer", "generator", "source", "selection", "mode")
 
 
 def schema() -> pa.Schema:
@@ -49,7 +48,7 @@ def schema() -> pa.Schema:
     `{metric}_difference` the system minus the reference, with its interval, bootstrap p and Holm-adjusted p (family:
     all tested systems of the table), null without a reference.
     """
-    fields = [pa.field(name, pa.string()) for name in ("slug", "system", *VARIANT, "transform")]
+    fields = [pa.field(name, pa.string()) for name in ("slug", "system", *VARIANT_FIELDS, "transform")]
     fields += [pa.field(name, pa.float64()) for name in TEMPERATURES]
     for name in METRICS:
         fields += [pa.field(column, pa.float64()) for column in (name, f"{name}_low", f"{name}_high")]
@@ -161,7 +160,7 @@ def compare(
     table = pd.DataFrame(
         [
             {"slug": s.slug, "system": s.title}
-            | {name: getattr(s, name) for name in VARIANT}
+            | {name: getattr(s, name) for name in VARIANT_FIELDS}
             | {"transform": s.estimator, "reference": s.reference if s.reference in slugs else None}
             for s in systems
         ]

@@ -23,8 +23,6 @@ from mjd.data.tables import as_label_keys
 from mjd.errors import ConfigError, DataError
 from mjd.io import to_table
 from mjd.labels import label_set
-from mjd.registry import PublishedSet
-from mjd.reproduction.published_answers import load_published_answers, load_published_selection
 from mjd.settings import check
 
 SAMPLE = Path(__file__).parents[3] / "resources/sample"
@@ -169,6 +167,25 @@ def test_number_of_votes_that_is_none_is_refused(tmp_path: Path, change: tuple[s
     assert WITH_VOTES.replace(*change) != WITH_VOTES
     with pytest.raises(DataError, match=message):
         load_tables(tmp_path, WITH_VOTES.replace(*change), None, task=nli_task(label_counts={}))
+
+
+@pytest.mark.parametrize(
+    ("shares", "votes", "is_told"),
+    [
+        (".6,.4,0", "5", False),
+        (".67,.33,0", "3", False),  # rounded
+        (".123,.877,0", "100", False),
+        (".6,.4,0", "3", True),
+        ("0.5,0.25,0.25", "1", True),
+    ],
+)
+def test_number_of_votes_that_cannot_give_the_shares_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, shares: str, votes: str, is_told: bool
+) -> None:
+    items = WITH_VOTES.replace(".6,.4,0,5", f"{shares},{votes}")
+    found, _ = load_tables(tmp_path, items, None, task=nli_task(label_counts={}))
+    assert found["n_votes"].iloc[0] == int(votes)
+    assert (f"items.csv, row 1, column 'n_votes': {votes} votes cannot give this HJD" in caplog.text) == is_told
 
 
 def test_other_tasks(tmp_path: Path) -> None:
@@ -551,87 +568,6 @@ def test_anli_test(tmp_path: Path) -> None:
         load_ood(OodData(loader="anli-test"), TASK, {"anli": tmp_path})
 
 
-# -- published explanations ------------------------------------------------------------------------------------------
-
-LLAMA = PublishedSet(
-    title="Llama3",
-    source="s",
-    answers="raw/{index}/{label}",
-    labels={"e": "E", "n": "N", "c": "C"},
-    answer_after="assistant<|end|>",
-    answer_before="<|eot|>",
-)
-
-
-@pytest.fixture
-def items(mjd_estimator: dict[str, Path]) -> pd.DataFrame:
-    return load_items(ItemsData(loader="mjd-estimator"), TASK, mjd_estimator, None)[0]
-
-
-@pytest.fixture
-def answers(tmp_path: Path) -> Path:
-    for index, name in enumerate(("one", "two")):
-        for label in "ENC":
-            path = tmp_path / f"raw/{index}/{label}"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write(path, f"user<|eot|>P  {name}. H.<|eot|>assistant<|end|>\n\n* {name} {label}\n<|eot|>")
-    return tmp_path
-
-
-def test_published_answers(items: pd.DataFrame, answers: Path) -> None:
-    found = load_published_answers(LLAMA, answers, items, LABELS, TASK.text_fields)
-    assert found.to_numpy().tolist() == [
-        [f"u-{name}", key, f"* {name} {key.upper()}"] for name in ("one", "two") for key in "enc"
-    ]
-    first = items.groupby("split").head(1).reset_index(drop=True)
-    assert load_published_answers(LLAMA, answers, first, LABELS, TASK.text_fields).equals(found[:3])
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (None, r"raw/1/N, a published answer, does not exist"),
-        ("P two. H.", r"raw/1/N lacks 'assistant<\|end\|>'"),
-        ("P one. H. assistant<|end|>x", r"raw/1/N answers another item: its prompt lacks 'P two\.'"),
-        ("P two. H. assistant<|end|> <|eot|>", r"raw/1/N holds no answer"),
-    ],
-)
-def test_bad_published_answers(items: pd.DataFrame, answers: Path, content: str | None, message: str) -> None:
-    path = answers / "raw/1/N"
-    path.unlink() if content is None else write(path, content)
-    with pytest.raises(DataError, match=message):
-        load_published_answers(LLAMA, answers, items, LABELS, TASK.text_fields)
-
-
-def test_published_answers_need_their_labels(items: pd.DataFrame, answers: Path) -> None:
-    labels = label_set([{"key": "yes", "name": "yes"}, {"key": "no", "name": "no"}])
-    with pytest.raises(DataError, match="Published set Llama3 has no answers for label 'yes'"):
-        load_published_answers(LLAMA, answers, items, labels, TASK.text_fields)
-
-
-def test_published_selection_joins_by_text(items: pd.DataFrame, tmp_path: Path) -> None:
-    records = [
-        {"premise": f"P {name}.", "hypothesis": "H.", "machine_replaced_comments": [[f"{name} \n", "c"], ["x", "e"]]}
-        for name in ("two", "other", "one")
-    ]
-    json_lines(tmp_path / "selection.json", records)
-    found = load_published_selection(tmp_path / "selection.json", items, LABELS, TASK.text_fields)
-    to_table(found, schemas.explanations())
-    assert found.to_numpy().tolist() == [
-        ["u-one", 0, "c", "one"],
-        ["u-one", 1, "e", "x"],
-        ["u-two", 0, "c", "two"],
-        ["u-two", 1, "e", "x"],
-    ]
-    json_lines(tmp_path / "selection.json", records[:2])
-    with pytest.raises(DataError, match="has no selection for item 'u-one'"):
-        load_published_selection(tmp_path / "selection.json", items, LABELS, TASK.text_fields)
-    records[0]["machine_replaced_comments"] = [["text", "z"]]
-    json_lines(tmp_path / "selection.json", records)
-    with pytest.raises(DataError, match=r"whose name ends in comments"):
-        load_published_selection(tmp_path / "selection.json", items, LABELS, TASK.text_fields)
-
-
 # -- labels whose names are other labels' keys -------------------------------------------------------------------------
 
 
@@ -693,16 +629,3 @@ def test_no_artifact_has_two_columns_of_one_name_whatever_keys_the_configuration
         assert len(set(made(task.label_set).names)) == len(made(task.label_set).names)
     names = schemas.items(task.label_set, ["premise"], counts).names
     assert len({name.casefold() for name in names}) == len(names)
-
-
-SWAPPED = label_set(
-    [{"key": "n", "name": "entailment"}, {"key": "e", "name": "neutral"}, {"key": "c", "name": NAMES["c"]}]
-)
-
-
-def test_published_answers_go_by_the_names_of_labels_not_their_keys(items: pd.DataFrame, answers: Path) -> None:
-    renamed = items.rename(columns={"hjd_e": "hjd_n", "hjd_n": "hjd_e"})
-    columns = [*items.columns[: items.columns.get_loc("hjd_e")], "hjd_n", "hjd_e", "hjd_c", "split"]
-    found = load_published_answers(LLAMA, answers, renamed[columns], SWAPPED, TASK.text_fields)
-    assert found["label"].tolist()[:3] == ["n", "e", "c"]
-    assert found["text"].tolist()[:3] == ["* one E", "* one N", "* one C"]

@@ -9,7 +9,7 @@ from mjd.config.files import read_config
 from mjd.io import to_table
 from mjd.reproduction.finding import NOISE, cases, finding_table, lines, schema, verdict_alike, verdict_better
 from mjd.systems import System
-from tests.unit.evaluation.test_statistics import noise
+from tests.unit.evaluation.test_comparison import noise
 
 LABELS = read_config("config/config.yaml").labels
 SETTINGS = Statistics(resamples=500)

@@ -190,7 +190,7 @@ class OpenAiEngine(Engine):
         yield from ((i, Unanswered(f"the endpoint refuses this prompt: {found.reason}")) for i, found in unclear)
 
     def refusal_concerns(self, status: int, body: Any, asked: Asked) -> Concerns:
-        """Whom a refusal concerns (`openai_errors.concerns`).
+        """Whom a refusal concerns (`errors.concerns`).
 
         All requests of a kind have the same settings: what is wrong with one while others are answered is its prompt.
         """
@@ -259,7 +259,7 @@ class OpenAiEngine(Engine):
         return key
 
     def usage(self, reply: Any, body: Mapping[str, Any]) -> tuple[Usage, bool]:
-        """Tokens of a reply, and whether some are an estimate (`openai_usage.read_usage`)."""
+        """Tokens of a reply, and whether some are an estimate (`usage.read_usage`)."""
         found, estimated = read_usage(reply, body, self.count_tokens)
         if isinstance(self.count_tokens, ByteRate) and not estimated:
             self.count_tokens.learn(body, found)
