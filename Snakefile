@@ -14,7 +14,7 @@ os.environ.update(PYTHONPATH=SOURCE, MJD_SNAKEMAKE_PID=str(os.getpid()))
 
 from snakemake.common.configfile import load_configfile
 
-from mjd.config.files import resolve, resolved
+from mjd.config.files import check_options_once, check_unchanged, resolve, resolved
 from mjd.errors import ConfigError
 from mjd.paths import Paths
 from mjd.runtime.interruption import end_jobs_on_signals
@@ -29,10 +29,15 @@ if not workflow.overwrite_configfiles:
 
 
 try:
+    if workflow.is_main_process:
+        check_options_once(sys.argv[1:])
     check_keys_once(workflow.configfiles)
     # Snakemake would take `--config encoders={}` for nothing to add.
     layers = [load_configfile(file) for file in workflow.configfiles]
     CONFIG = resolve(layers, workflow.config_settings.config)
+    if not workflow.is_main_process:
+        for file in workflow.configfiles:
+            check_unchanged(CONFIG, file)
 except ConfigError as error:
     raise WorkflowError(str(error)) from None
 

@@ -113,8 +113,12 @@ def read_table(path: str | Path, columns: list[str] | None = None) -> pa.Table:
         return pq.read_table(path, columns=columns)
     except FileNotFoundError:
         raise DataError(f"{path} does not exist.", "Run the rule that makes it.") from None
-    except pa.ArrowInvalid as error:
-        raise DataError(f"{path} is not a readable Parquet file ({error}).", "Delete it and run again.") from error
+    except (pa.ArrowInvalid, OSError) as error:
+        # Of some damage Arrow says OSError, without a number; the system's errors have one.
+        if isinstance(error, OSError) and error.errno is not None:
+            raise DataError(f"{path} cannot be read ({error}).", "Make it readable for you, then run again.") from error
+        said = str(error).splitlines()[0]
+        raise DataError(f"{path} is not a readable Parquet file ({said}).", "Delete it and run again.") from error
 
 
 def read_provenance(path: str | Path) -> dict[str, Any]:

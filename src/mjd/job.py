@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mjd import io
+from mjd.config.data import source_ids
 from mjd.config.files import load_config
 from mjd.config.schema import Config
 from mjd.data.items import train_items
@@ -85,9 +86,9 @@ def labels_of(snakemake: Any) -> LabelSet:
     return label_set(snakemake.params.labels)
 
 
-def source_directories(paths: Iterable[str]) -> dict[str, Path]:
-    """Downloaded source directories by source id, the directory's name."""
-    return {Path(path).name: Path(path) for path in paths}
+def source_directories(loader: str, paths: Iterable[str]) -> dict[str, Path]:
+    """Downloaded directories of a loader's sources by source id; `paths` in the order of `source_ids`."""
+    return {source: Path(path) for source, path in zip(source_ids(loader), paths, strict=True)}
 
 
 @contextmanager

@@ -188,7 +188,7 @@ class Paths:
 
     def lock(self, output: str) -> Path:
         """The lock of the job that makes an artifact."""
-        return Path(self.store).parent / "locks" / Path(output).relative_to(self.results).with_suffix(".lock")
+        return Path(self.results, "store/locks") / Path(output).relative_to(self.results).with_suffix(".lock")
 
     # -- of runs ---------------------------------------------------------------------------------------------------
 

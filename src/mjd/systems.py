@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 from mjd import registry
+from mjd.config.data import label_counts_of
 from mjd.config.schema import Config
 
 # How a configuration names a published set among its generators.
@@ -91,6 +92,17 @@ def generator_slug(generator: str) -> str:
     return generator.replace("/", "-")
 
 
+def longest_counts_line_breaks(generator: str) -> bool:
+    """Whether the selection `longest` counts line breaks, as the authors of some published sets did.
+
+    Args:
+        generator: as the configuration names it, or its slug.
+    """
+    published = {generator_slug(f"{PUBLISHED}{name}"): entry for name, entry in registry.published().items()}
+    found = published.get(generator_slug(generator))
+    return found is not None and found.longest_counts_line_breaks
+
+
 def source_slug(source: str, generator: str | None, scorer: str | None) -> str:
     """A source in paths: `@generator` is added when another model than the scorer wrote the explanations."""
     return source if generator in (None, scorer) else f"{source}@{generator_slug(str(generator))}"
@@ -116,7 +128,7 @@ def source_title(config: Config, source: str) -> str:
     """A source of model explanations as the paper writes it: LF, VariErr LG, MNLI LG."""
     if source == "lf":
         return "LF"
-    title = config.task.label_counts[source.removesuffix("-lg")].title
+    title = config.task.label_counts[label_counts_of(source)].title
     return f"{title.removesuffix('.').removesuffix(' dist')} LG"
 
 
@@ -208,7 +220,7 @@ def classifier_systems(config: Config) -> list[System]:
 
 def label_guided_source(config: Config) -> str | None:
     """The source guided by the labels of the human explanations (the paper's VariErr LG)."""
-    found = [f"{name}-lg" for name, e in config.task.label_counts.items() if e.guided_by == "explanations"]
+    found = [source for source, guide in config.task.guided_by.items() if guide == "explanations"]
     return next((source for source in found if source in config.explanations.sources), None)
 
 

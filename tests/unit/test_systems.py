@@ -14,6 +14,7 @@ from mjd.systems import (
     decode,
     distribution_systems,
     encode,
+    longest_counts_line_breaks,
     main_mjd_systems,
     mjd_systems,
     scored_variants,
@@ -121,3 +122,13 @@ def test_replacement_parses_what_its_slug_says(generator: str, n: int, seed: int
 @pytest.mark.parametrize("source", ["none", "human", "lf", "varierr-lg", "human-k2-s1", "human-noise-k02-s1"])
 def test_other_sources_are_no_replacements(source: str) -> None:
     assert Replacement.parse(source) is None
+
+
+@pytest.mark.parametrize("name", ["published/gpt4o", "published-gpt4o"])
+def test_longest_counts_line_breaks_where_the_published_set_says_so(name: str) -> None:
+    assert longest_counts_line_breaks(name)
+
+
+@pytest.mark.parametrize("name", ["published/llama3", "gpt4o", "smollm2"])
+def test_longest_counts_no_line_breaks_elsewhere(name: str) -> None:
+    assert not longest_counts_line_breaks(name)

@@ -28,9 +28,9 @@ with SnakemakeApi(OutputSettings(quiet={Quietness.ALL})) as api:
     rules = workflow._workflow.rules
     print(json.dumps([
         {"name": rule.name, "params": list(rule.params.keys()), "script": os.path.basename(rule.script or ""),
-         "analysis": rule.params.get("analysis")}
+         "analysis": rule.params.get("analysis"), "values": dict(rule.params.items())}
         for rule in rules
-    ]))
+    ], default=str))
 """
 # Params that helpers of mjd.job read.
 HELPERS = {"labels_of": {"labels"}, "engine_of": {"engine"}}
@@ -99,6 +99,28 @@ def test_every_param_that_a_script_reads_is_given_by_its_rules(rules: list[dict[
     for rule in rules:
         read = params_read(ROOT / "workflow/scripts" / rule["script"], rule["analysis"])
         assert read - {"items", "get"} <= set(rule["params"]), rule["name"]
+
+
+def test_templates_of_scores_are_no_params_of_generating_explanations(rules: list[dict[str, Any]]) -> None:
+    values = {rule["name"]: rule["values"] for rule in rules}
+    assert values["generate_explanations"]["prompts"].keys() == {"system", "explain", "label_names"}
+    assert values["score"]["prompts"].keys() > {"score", "score_with_explanations", "implicit", "explicit", "option"}
+
+
+def test_meanings_of_labels_are_params_of_rules_that_write_prompts_only(rules: list[dict[str, Any]]) -> None:
+    with_meanings = {
+        rule["name"]
+        for rule in rules
+        for labels in [rule["values"].get("labels") or rule["values"].get("task", {}).get("labels")]
+        if labels and "meaning" in labels[0]
+    }
+    assert with_meanings == {
+        "generate_explanations",
+        "score",
+        "score_all_orders",
+        "sample_answers",
+        "upstream_prompts",
+    }
 
 
 def settings_read(path: Path) -> set[str]:

@@ -75,6 +75,25 @@ def test_edited_file_while_local_jobs_run_changes_nothing(edited: Edited) -> Non
     edited.check_that_jobs_used_what_the_run_began_with()
 
 
+def test_edited_file_of_a_run_ends_its_jobs_on_a_cluster(
+    snakemake: Run, edited: Edited, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", f"{PLUGINS}{os.pathsep}{ROOT / 'src'}")
+    cluster = ["--executor", "spawn", "--jobs", "1", "--seconds-between-status-checks", "0"]
+    done = snakemake(
+        *edited.arguments, *cluster, "--precommand", f"sed -i 's/^seed: 1$/seed: 2/' {edited.results}/configs/*.yaml"
+    )
+    assert done.returncode != 0
+    assert "does not hold the settings that the run began with" in done.stdout + done.stderr
+    assert not Path(Paths(str(edited.results), "").data("items")).exists()
+
+
+def test_two_options_with_settings_are_refused_before_anything_runs(snakemake: Run, tmp_path: Path) -> None:
+    done = snakemake("-n", "data", "--config", "limit=4", config={"results_dir": str(tmp_path)})
+    assert done.returncode != 0
+    assert "--config and --config: Snakemake would use the last of them only" in done.stdout + done.stderr
+
+
 def test_command_line_settings_reach_jobs_of_a_cluster(
     snakemake: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

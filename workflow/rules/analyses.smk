@@ -45,7 +45,7 @@ use rule score as score_all_orders with:
         PATHS.benchmark("score_all_orders", "{llm}", VARIANT)
     params:
         engine=lambda wildcards: engine_params(wildcards.llm),
-        labels=CONFIG.label_entries,
+        labels=CONFIG.prompted_labels,
         text_fields=CONFIG.task.text_fields,
         prompts=PROMPTS,
         orders="all",
@@ -92,7 +92,7 @@ rule sample_answers:
         systems=lambda wildcards: encode(
             FIRST_TOKEN[wildcards.llm], *systems.VARIANT_FIELDS
         ),
-        labels=CONFIG.label_entries,
+        labels=CONFIG.prompted_labels,
         text_fields=CONFIG.task.text_fields,
         prompts=PROMPTS,
         orders=CONFIG.scoring.orders,

@@ -2,6 +2,7 @@
 from mjd import registry, systems
 from mjd.config.data import source_ids
 from mjd.config.files import write_resolved
+from mjd.config.prompts import ExplainPrompts
 from mjd.errors import MjdError
 from mjd.paths import VARIANT
 from mjd.runtime.gpus import find_gpus, limit_gpus
@@ -15,6 +16,11 @@ PUBLISHED = registry.published()
 FROM_UPSTREAM = isinstance(CONFIG.prompts, str)
 PROMPTS_FILE = PATHS.prompts(CONFIG.prompts) if FROM_UPSTREAM else []
 PROMPTS = PROMPTS_FILE if FROM_UPSTREAM else CONFIG.prompts.model_dump()
+EXPLAIN_PROMPTS = (
+    PROMPTS_FILE
+    if FROM_UPSTREAM
+    else CONFIG.prompts.model_dump(include=set(ExplainPrompts.model_fields))
+)
 
 # Priorities: a mistake in a table ends the run before a model is loaded, a missing API key before anything is trained.
 CHECKS_FIRST = 2
@@ -90,13 +96,6 @@ def encoder_params(wildcards):
         "settings": entry.result_settings(),
         "identity": model_identity(entry.model),
     }
-
-
-def longest_counts_line_breaks(wildcards):
-    """Whether `longest` counts line breaks, as the authors of some published sets did."""
-    published = PUBLISHED.get(wildcards.llm.removeprefix("published-"))
-    named = wildcards.llm.startswith("published-") and published
-    return bool(named and published.longest_counts_line_breaks)
 
 
 def analysis_outputs(spec):

@@ -67,7 +67,7 @@ rule load_items:
         runtime=10,
     params:
         data=CONFIG.data.items.model_dump(),
-        task=CONFIG.task.model_dump(exclude={"hjd_title"}),
+        task=CONFIG.task.items_settings(),
         sources=CONFIG.explanations.sources,
         limit=CONFIG.limit,
     message:
@@ -109,7 +109,7 @@ if CONFIG.data.pairs:
             runtime=10,
         params:
             data=CONFIG.data.pairs.model_dump(),
-            task=CONFIG.task.model_dump(exclude={"hjd_title"}),
+            task=CONFIG.task.pairs_settings(),
         message:
             "Labelled pairs for the base classifier"
         script:
@@ -138,7 +138,7 @@ if CONFIG.data.ood:
             runtime=10,
         params:
             data=CONFIG.data.ood.model_dump(),
-            task=CONFIG.task.model_dump(exclude={"hjd_title"}),
+            task=CONFIG.task.pairs_settings(),
             limit=CONFIG.limit,
         message:
             "Out-of-distribution test rounds"

@@ -25,9 +25,9 @@ rule generate_explanations:
         gpu=lambda wildcards: CONFIG.llms[wildcards.llm].resources.gpu,
     params:
         engine=lambda wildcards: engine_params(wildcards.llm),
-        labels=CONFIG.label_entries,
+        labels=CONFIG.prompted_labels,
         text_fields=CONFIG.task.text_fields,
-        prompts=PROMPTS,
+        prompts=EXPLAIN_PROMPTS,
         sampling=CONFIG.explanations.sampling.model_dump(),
         seed=CONFIG.seed,
         store=PATHS.store,

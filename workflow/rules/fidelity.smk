@@ -37,7 +37,7 @@ rule selection_agreement:
         runtime=10,
     params:
         sets={name: entry.model_dump() for name, entry in WITH_SELECTIONS.items()},
-        guided_by=GUIDED_BY,
+        guided_by=CONFIG.task.guided_by,
         labels=CONFIG.label_entries,
         text_fields=CONFIG.task.text_fields,
         data_set=CONFIG.data.label,

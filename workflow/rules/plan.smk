@@ -39,6 +39,7 @@ rule plan:
     params:
         prompts=PROMPTS,
         published=PLAN_PUBLISHED,
+        tokenizers=PLAN_TOKENIZERS,
         asked_at=time.time(),  # what is finished is no input: look again every time
     message:
         "Plan: prompts, tokens, USD and GPU hours"

@@ -21,7 +21,7 @@ rule upstream_prompts:
         runtime=10,
     params:
         published=lambda wildcards: PUBLISHED[EXPLAINED_BY].model_dump(),
-        labels=CONFIG.label_entries,
+        labels=CONFIG.prompted_labels,
         text_fields=CONFIG.task.text_fields,
     message:
         "Read the paper's prompts from its public files"

@@ -26,7 +26,7 @@ rule score:
         gpu=lambda wildcards: CONFIG.llms[wildcards.llm].resources.gpu,
     params:
         engine=lambda wildcards: engine_params(wildcards.llm),
-        labels=CONFIG.label_entries,
+        labels=CONFIG.prompted_labels,
         text_fields=CONFIG.task.text_fields,
         prompts=PROMPTS,
         orders=CONFIG.scoring.orders,

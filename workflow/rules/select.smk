@@ -1,7 +1,4 @@
 # Label-free and label-guided selection among a generator's candidates: all sources and selections in one job.
-GUIDED_BY = {
-    f"{name}-lg": entry.guided_by for name, entry in CONFIG.task.label_counts.items()
-}
 
 
 rule select:
@@ -31,8 +28,8 @@ rule select:
             for source in CONFIG.model_sources
             for selection in CONFIG.explanations.selections
         ],
-        guided_by=GUIDED_BY,
-        line_breaks=longest_counts_line_breaks,
+        guided_by=CONFIG.task.guided_by,
+        line_breaks=lambda wildcards: systems.longest_counts_line_breaks(wildcards.llm),
         labels=CONFIG.label_entries,
     message:
         "Select explanations of {wildcards.llm}"

@@ -11,7 +11,7 @@ from mjd.llm.store.files import LocalAnswers
 from mjd.llm.store.paid import PaidReplies
 from mjd.llm.store.replies import Store
 from mjd.llm.usage import UsageTracker
-from mjd.prompts.templates import prompts_from
+from mjd.prompts.templates import explain_prompts_from
 from mjd.settings import check
 
 with job(snakemake), Store(snakemake.params.store) as store, engine_of(snakemake, store) as engine:
@@ -22,7 +22,7 @@ with job(snakemake), Store(snakemake.params.store) as store, engine_of(snakemake
         train_items(read_parquet(snakemake.input.data_items)),
         labels_of(snakemake),
         params.text_fields,
-        prompts_from(params.prompts),
+        explain_prompts_from(params.prompts),
         check(Sampling, params.sampling, "sampling"),
         params.seed,
         what=f"explanations by {snakemake.wildcards.llm}",

@@ -17,10 +17,9 @@ with job(snakemake):
     config = config_of(snakemake)
     fine_tuning = bool(config.encoders)
     items, human_explanations = load_items(
-        data, task, source_directories(snakemake.input.sources), snakemake.params.limit, fine_tuning
+        data, task, source_directories(data.loader, snakemake.input.sources), snakemake.params.limit, fine_tuning
     )
-    guided_by = {f"{name}-lg": entry.guided_by for name, entry in task.label_counts.items()}
-    check_sources(snakemake.params.sources, guided_by, train_items(items), human_explanations, task.label_set)
+    check_sources(snakemake.params.sources, task.guided_by, train_items(items), human_explanations, task.label_set)
     check_prompts_per_item(config, train_items(items), human_explanations)
     where = data.items or data.loader
     warnings = items_report(items, task.label_set, task.text_fields, list(task.label_counts), where)

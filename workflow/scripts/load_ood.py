@@ -11,7 +11,7 @@ from mjd.settings import check
 with job(snakemake):
     task = check(Task, snakemake.params.task, "task")
     data = check(OodData, snakemake.params.data, "data.ood")
-    ood = load_ood(data, task, source_directories(snakemake.input.sources), snakemake.params.limit)
+    ood = load_ood(data, task, source_directories(data.loader, snakemake.input.sources), snakemake.params.limit)
     items = read_parquet(snakemake.input.data_items) if snakemake.input.data_items else None
     overlap = items_overlap(ood, items, task.text_fields, data.path or data.loader, "OOD items")
     origin = provenance(snakemake, loader=data.loader, **report_entry(overlap))

@@ -11,7 +11,7 @@ from mjd.settings import check
 with job(snakemake):
     task = check(Task, snakemake.params.task, "task")
     data = check(PairsData, snakemake.params.data, "data.pairs")
-    pairs = load_pairs(data, task, source_directories(snakemake.input.sources))
+    pairs = load_pairs(data, task, source_directories(data.loader, snakemake.input.sources))
     items = read_parquet(snakemake.input.data_items) if snakemake.input.data_items else None
     overlap = items_overlap(pairs, items, task.text_fields, data.path or data.loader, "pairs")
     origin = provenance(snakemake, loader=data.loader, **report_entry(overlap))

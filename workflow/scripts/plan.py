@@ -13,7 +13,7 @@ with job(snakemake):
     items, human = read_parquet(snakemake.input.data_items), read_parquet(snakemake.input.human_explanations)
     paths = zip(snakemake.params.published, snakemake.input.published, strict=True)
     published = {name: read_parquet(path) for name, path in paths}
-    fallback = {Path(path).name: Path(path) for path in snakemake.input.tokenizers}
+    fallback = dict(zip(snakemake.params.tokenizers, map(Path, snakemake.input.tokenizers), strict=True))
     answers = known_answers(config, items, human, published)
     jobs = planning.plan(config, items, human, answers, counters(config, fallback), Finished(config))
     summary = planning.summary(jobs)

@@ -70,6 +70,11 @@ class LabelCounts(Settings):
     )
 
 
+def label_counts_of(source: str) -> str:
+    """The name of the label counts that a label-guided source follows."""
+    return source.removesuffix("-lg")
+
+
 class Task(Settings):
     """The labels and text fields; NLI is one instance."""
 
@@ -152,6 +157,23 @@ class Task(Settings):
     @property
     def label_set(self) -> LabelSet:
         return label_set(label.model_dump() for label in self.labels)
+
+    @property
+    def guided_by(self) -> dict[str, Literal["explanations", "counts"]]:
+        """What guides each label-guided source, by source: `<name>-lg` for each of the label counts."""
+        return {f"{name}-lg": entry.guided_by for name, entry in self.label_counts.items()}
+
+    def items_settings(self) -> dict[str, Any]:
+        """What decides items, for rule params: a change here loads them again, one of titles and meanings does not."""
+        kept = self.model_dump(exclude={"hjd_title": True, "labels": {"__all__": {"meaning"}}})
+        for name, entry in kept["label_counts"].items():
+            entry["title"] = name
+        return kept
+
+    def pairs_settings(self) -> dict[str, Any]:
+        """The same for pairs and OOD rounds, which have a label and no label counts."""
+        kept = self.items_settings()
+        return {key: kept[key] for key in ("labels", "text_fields")}
 
 
 class ItemsData(Settings):

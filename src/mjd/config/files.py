@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,38 @@ def write_resolved(config: Config, paths: Iterable[str]) -> None:
     text = _RESOLVED_HEAD + yaml.safe_dump(resolved(config), sort_keys=False, allow_unicode=True, width=120)
     for path in paths:
         write_text(text, path)
+
+
+def check_unchanged(config: Config, file: str | Path) -> None:
+    """Check that a file of `Paths.config_of_runs`, named by the hash of its settings, gave a job those settings.
+
+    Raises:
+        ConfigError: the file was edited, or is read by another version of mjd, while the run works. Files with other
+            names are right: they are the user's (`--no-hooks`).
+    """
+    from mjd.io import config_hash  # imports pandas, which a dry run does without
+
+    name = Path(file).stem
+    if re.fullmatch("[0-9a-f]{64}", name) and config_hash(resolved(config)) != name:
+        raise ConfigError(
+            f"{file} does not hold the settings that the run began with: it was edited, or mjd was updated.",
+            "Start the run again; it writes the file anew.",
+        )
+
+
+def check_options_once(arguments: Sequence[str]) -> None:
+    """Check that no option with settings stands twice on Snakemake's command line: only its last place would count.
+
+    Raises:
+        ConfigError: one does; the error tells how to join the two.
+    """
+    for names, cure in (
+        (("--config", "-C"), "Give all settings after one --config: --config limit=4 seed=2"),
+        (("--configfile", "--configfiles"), "Give all files after one --configfile, the lowest first."),
+    ):
+        given = [part for part in arguments if part.partition("=")[0] in names]
+        if len(given) > 1:
+            raise ConfigError(f"{' and '.join(given)}: Snakemake would use the last of them only.", cure)
 
 
 def _with_extended(values: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -19,20 +19,13 @@ OPTION_FIELDS = frozenset({"letter", "label", "label_meaning"})
 _CURE = "correct prompts.label_names"
 
 
-class Prompts(Settings):
-    """Prompt templates; `{field}` is replaced. Text fields of the task are available in explain and score prompts."""
+class ExplainPrompts(Settings):
+    """What generating explanations reads of the prompt templates."""
 
     system: str | None = Field(None, description="System message; null leaves the chat template's default.")
     explain: str | dict[str, str] = Field(
         description="Asks for explanations; also {label}, {label_meaning}. One template, or one for each label key."
     )
-    score: str = Field(
-        description="Asks for a letter without explanations; also {letters}, {options} or {option_A}, {option_B}, ..."
-    )
-    score_with_explanations: str = Field(description="The same with {explanations}.")
-    implicit: str = Field(description="One explanation, label hidden: {number}, {text}.")
-    explicit: str = Field(description="One explanation with its label: also {label}, {label_meaning}.")
-    option: str = Field("{letter}. {label}", description="One option line: {letter}, {label}, {label_meaning}.")
     label_names: dict[str, str] = Field(
         {}, description="How prompts write a label ({label}, {option_A}, ...), by label key; its name where left out."
     )
@@ -44,6 +37,18 @@ class Prompts(Settings):
     def explain_template(self, label: Label) -> str:
         """The template that asks for explanations of a label."""
         return self.explain if isinstance(self.explain, str) else self.explain[label.key]
+
+
+class Prompts(ExplainPrompts):
+    """Prompt templates; `{field}` is replaced. Text fields of the task are available in explain and score prompts."""
+
+    score: str = Field(
+        description="Asks for a letter without explanations; also {letters}, {options} or {option_A}, {option_B}, ..."
+    )
+    score_with_explanations: str = Field(description="The same with {explanations}.")
+    implicit: str = Field(description="One explanation, label hidden: {number}, {text}.")
+    explicit: str = Field(description="One explanation with its label: also {label}, {label_meaning}.")
+    option: str = Field("{letter}. {label}", description="One option line: {letter}, {label}, {label_meaning}.")
 
 
 def check_templates(prompts: Prompts, text_fields: Sequence[str], labels: LabelSet) -> None:

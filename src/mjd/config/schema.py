@@ -88,6 +88,15 @@ class Config(Settings):
         check_fits_paths(entries)
         return entries
 
+    @field_validator("llms")
+    @classmethod
+    def _no_published_sets(cls, llms: dict[str, Llm]) -> dict[str, Llm]:
+        """`published/llama3` is `published-llama3` in paths: an LLM's answers would be taken for the published ones."""
+        for name in llms:
+            if name.startswith("published-"):
+                raise ValueError(f"name {name!r} begins as published sets do in paths: choose another")
+        return llms
+
     @model_validator(mode="after")
     def _encoders_have_data(self) -> Self:
         for name in ("pairs", "ood") if self.encoders else ():
@@ -110,9 +119,7 @@ class Config(Settings):
             if generator in published and self.data.items.loader != "mjd-estimator":
                 raise ValueError(f"explanations.generator {generator!r} fits data.items.loader mjd-estimator only")
         for source in self.explanations.sources:
-            check_known(
-                source, [*BASE_SOURCES, *(f"{name}-lg" for name in self.task.label_counts)], "explanations.sources"
-            )
+            check_known(source, [*BASE_SOURCES, *self.task.guided_by], "explanations.sources")
         if self.analyses.convergence_source is not None:
             shown = [source for source in self.explanations.sources if source != "none"]
             check_known(self.analyses.convergence_source, shown, "analyses.convergence_source")
@@ -204,7 +211,12 @@ class Config(Settings):
 
     @property
     def label_entries(self) -> list[dict[str, str]]:
-        """The labels as plain mappings, for rule params."""
+        """The labels as plain mappings, for params of rules that write no prompts."""
+        return [label.model_dump(exclude={"meaning"}) for label in self.task.labels]
+
+    @property
+    def prompted_labels(self) -> list[dict[str, str]]:
+        """The labels with their meanings, which prompts show."""
         return [label.model_dump() for label in self.task.labels]
 
     @property

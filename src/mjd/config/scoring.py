@@ -33,14 +33,21 @@ class FittedSoftmax(Settings):
 
 Transform = Softmax | Norm | FittedSoftmax
 _TRANSFORMS: dict[str, type[Transform]] = {"softmax": Softmax, "norm": Norm, "softmax-cv": FittedSoftmax}
+_KEYS = {key for transform in _TRANSFORMS.values() for key in transform.model_fields}
 
 
 def _by_kind(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
     """A mapping is checked as what its `kind` says only, so that its errors name its keys."""
+    if isinstance(value, str) and value in _TRANSFORMS:
+        raise ValueError(f"{value} is a kind, not a mapping: write {{kind: {value}}}")
     if not isinstance(value, Mapping):
         return validate(value)
     kind = str(value.get("kind", "softmax"))
     check_known(kind, _TRANSFORMS, "kind")
+    if others := sorted(_KEYS & value.keys() - _TRANSFORMS[kind].model_fields.keys()):
+        raise ValueError(
+            f"kind {kind} has no {others[0]}: delete it, or choose another name for the estimator if it is inherited"
+        )
     return _TRANSFORMS[kind].model_validate(value)
 
 
@@ -70,7 +77,8 @@ class FirstToken(Settings):
     def _not_a_transform(cls, values: Any) -> Any:
         """Entries of the former `scoring.transforms` were transforms."""
         if isinstance(values, Mapping) and str(values.get("kind")) in _TRANSFORMS:
-            spelling = _one_line(_of_transform(values))
+            own = {key: value for key, value in values.items() if key != "transform"}  # of an inherited entry
+            spelling = _one_line(_of_transform(own))
             raise ValueError(f"{values['kind']} is a kind of transform: write {spelling}")
         return values
 
@@ -119,8 +127,9 @@ class Scoring(Settings):
         if isinstance(values, Mapping) and "transforms" in values:
             given = values["transforms"]
             entries = given.items() if isinstance(given, Mapping) else ()
-            now = {name: how if how is None else _of_transform(how) for name, how in entries}
-            raise ValueError(f"'transforms' has become 'estimators': replace it by estimators: {_one_line(now)}")
+            now = {name: None if how in (None, "null") else _of_transform(how) for name, how in entries}
+            cure = f"replace it by estimators: {_one_line(now)}" if now else "delete it, and name estimators"
+            raise ValueError(f"'transforms' has become 'estimators': {cure}")
         return values
 
     @field_validator("scorer", "modes")
@@ -166,7 +175,8 @@ class MainSystems(Settings):
     def _not_transform(cls, values: Any) -> Any:
         """The key's name when first tokens were the only estimator."""
         if isinstance(values, Mapping) and "transform" in values:
-            raise ValueError(f"'transform' has become 'estimator': replace it by estimator: {values['transform']}")
+            now = _one_line({"estimator": values["transform"]}).strip("{}")
+            raise ValueError(f"'transform' has become 'estimator': replace it by {now}")
         return values
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import pandas as pd
 
 from mjd.config.explanations import Sampling
-from mjd.config.prompts import Prompts
+from mjd.config.prompts import ExplainPrompts
 from mjd.labels import LabelSet
 from mjd.llm.base import Generated, GenerateRequest
 from mjd.llm.cache import CachedEngine
@@ -22,7 +22,7 @@ def explain_requests(
     items: pd.DataFrame,
     labels: LabelSet,
     text_fields: Sequence[str],
-    prompts: Prompts,
+    prompts: ExplainPrompts,
     sampling: Sampling,
     seed: int,
 ) -> Iterator[tuple[str, str, GenerateRequest]]:
@@ -76,7 +76,7 @@ def generate_answers(
     items: pd.DataFrame,
     labels: LabelSet,
     text_fields: Sequence[str],
-    prompts: Prompts,
+    prompts: ExplainPrompts,
     sampling: Sampling,
     seed: int,
     what: str = "explaining",

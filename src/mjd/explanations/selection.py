@@ -10,6 +10,7 @@ from typing import Literal
 
 import pandas as pd
 
+from mjd.config.data import label_counts_of
 from mjd.errors import DataError
 from mjd.labels import LabelSet
 from mjd.llm.reasoning import after_reasoning
@@ -137,7 +138,7 @@ def wanted_labels(
                     "Add one to the human explanations, or remove the item or the source.",
                 )
         return {uid: by_uid[uid] for uid in uids}
-    columns = labels.columns(source.removesuffix("-lg"))
+    columns = labels.columns(label_counts_of(source))
     for uid, missing in zip(uids, items[columns].isna().any(axis=1), strict=True):
         if missing:
             raise DataError(

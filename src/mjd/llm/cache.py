@@ -121,8 +121,8 @@ class CachedEngine:
             for position, reply in _send(self.engine, [requests[i] for i in missing]):
                 i = missing[position]
                 answer = reply if isinstance(reply, Unanswered) else read(reply)
-                if isinstance(reply, Unanswered) or isinstance(answer, Unanswered):
-                    without[keys[i]] = answer  # type: ignore[assignment] # mypy does not combine the two conditions
+                if isinstance(answer, Unanswered):
+                    without[keys[i]] = answer
                     progress.failed()
                     continue
                 known[keys[i]] = answer

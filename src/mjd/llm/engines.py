@@ -26,6 +26,7 @@ def build_engine(
     """
     factory: Any = engine_class(settings.engine)
     engine: Engine = factory(directory, settings, identity, resources or EngineResources())
+    engine.is_paid = settings.spec.is_paid  # its entry has the say, by which jobs and plans go
     return engine
 
 

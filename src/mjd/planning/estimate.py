@@ -26,7 +26,7 @@ from mjd.orders import n_distinct_orders, n_distinct_rotations
 from mjd.paths import Paths
 from mjd.planning.prompt_counts import check_prompts_per_item
 from mjd.prompts.templates import explanation_orders
-from mjd.systems import System, all_orders_systems, first_token_systems, scored_variants
+from mjd.systems import System, all_orders_systems, first_token_systems, longest_counts_line_breaks, scored_variants
 
 # What stands in for an explanation where a data set holds none at all.
 _FILLER = "- " + "word " * 20
@@ -311,11 +311,11 @@ def _shown(
         return human, "known"
     key = (generator, source, str(selection))
     if key not in selected:
-        entry = config.task.label_counts.get(source.removesuffix("-lg"))
-        wanted = wanted_labels(source, entry.guided_by if entry else None, train, human, config.labels)
+        wanted = wanted_labels(source, config.task.guided_by.get(source), train, human, config.labels)
         found = candidates(answers[generator].table)
         where, dropped = f"candidates of {generator}", UnansweredPrompts(config.unanswered)
-        selected[key] = select(found, wanted, selection, where, unanswered=dropped)  # type: ignore[arg-type]
+        breaks = longest_counts_line_breaks(generator)
+        selected[key] = select(found, wanted, selection, where, breaks, dropped)  # type: ignore[arg-type]
     return selected[key], answers[generator].basis
 
 

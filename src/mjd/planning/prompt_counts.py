@@ -7,6 +7,7 @@ from typing import Literal
 
 import pandas as pd
 
+from mjd.config.data import label_counts_of
 from mjd.config.schema import Config
 from mjd.errors import DataError
 from mjd.explanations.selection import wanted_labels
@@ -35,7 +36,7 @@ def explanations_per_item(
     if source == "lf":
         return dict.fromkeys(uids, len(labels))
     if guided_by == "counts":
-        counts = items[labels.columns(source.removesuffix("-lg"))].fillna(0).sum(axis=1).astype(int)
+        counts = items[labels.columns(label_counts_of(source))].fillna(0).sum(axis=1).astype(int)
         return dict(zip(uids, counts.tolist(), strict=True))
     wanted = wanted_labels(source, "explanations", items, human_explanations, labels)
     return {uid: len(found) for uid, found in wanted.items()}
@@ -58,8 +59,7 @@ def check_prompts_per_item(config: Config, items: pd.DataFrame, human_explanatio
 
 
 def _check(config: Config, source: str, orders: Orders, items: pd.DataFrame, human: pd.DataFrame, why: str) -> None:
-    entry = config.task.label_counts.get(source.removesuffix("-lg"))
-    numbers = explanations_per_item(source, entry.guided_by if entry else None, items, human, config.labels)
+    numbers = explanations_per_item(source, config.task.guided_by.get(source), items, human, config.labels)
     most, n_labels = config.scoring.most_prompts_per_item, len(config.labels)
     problems = {n: too_many(n, n_labels, orders, most) for n in set(numbers.values())}
     found = [(uid, n) for uid, n in numbers.items() if problems[n]]

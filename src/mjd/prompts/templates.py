@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from mjd.config.prompts import Prompts
+from mjd.config.prompts import ExplainPrompts, Prompts
 from mjd.io import Provenance, write_text
 from mjd.labels import Label, LabelSet
 from mjd.llm.base import Message
@@ -39,12 +39,12 @@ class ScorePrompt:
     messages: tuple[Message, ...]
 
 
-def _messages(prompts: Prompts, user: str) -> tuple[Message, ...]:
+def _messages(prompts: ExplainPrompts, user: str) -> tuple[Message, ...]:
     system = (Message("system", prompts.system),) if prompts.system else ()
     return (*system, Message("user", user.strip()))
 
 
-def _label_fields(prompts: Prompts, label: Label) -> dict[str, str]:
+def _label_fields(prompts: ExplainPrompts, label: Label) -> dict[str, str]:
     return {"label": prompts.label_name(label), "label_meaning": label.meaning}
 
 
@@ -59,13 +59,18 @@ def prompts_from(given: Mapping[str, Any] | str) -> Prompts:
     return check(Prompts, given, "prompts")
 
 
+def explain_prompts_from(given: Mapping[str, Any] | str) -> ExplainPrompts:
+    """The same for generating explanations, whose params hold the templates that it uses."""
+    return prompts_from(given) if isinstance(given, str) else check(ExplainPrompts, given, "prompts")
+
+
 def write_prompts(prompts: Prompts, path: str | Path, provenance: Provenance) -> None:
     """Write templates as JSON, for `prompts_from`."""
     whole = {"provenance": dict(provenance), "prompts": prompts.model_dump()}
     write_text(json.dumps(whole, indent=2, ensure_ascii=False) + "\n", path)
 
 
-def explain_prompt(prompts: Prompts, texts: Mapping[str, str], label: Label) -> tuple[Message, ...]:
+def explain_prompt(prompts: ExplainPrompts, texts: Mapping[str, str], label: Label) -> tuple[Message, ...]:
     """The prompt that asks for explanations of one label."""
     return _messages(prompts, prompts.explain_template(label).format(**texts, **_label_fields(prompts, label)))
 

@@ -10,9 +10,18 @@ import pytest
 import yaml
 
 from mjd.config.analyses import Analyses
-from mjd.config.files import load_config, read_config, resolve, resolved, write_resolved
+from mjd.config.files import (
+    check_options_once,
+    check_unchanged,
+    load_config,
+    read_config,
+    resolve,
+    resolved,
+    write_resolved,
+)
 from mjd.errors import ConfigError
 from mjd.io import config_hash
+from mjd.paths import Paths
 
 
 def values(name: str = "config.yaml") -> dict:
@@ -126,3 +135,35 @@ def test_api_key_in_the_place_of_its_variable_is_refused_and_not_shown() -> None
     with pytest.raises(ConfigError, match="must be the name of an environment variable") as caught:
         load_config({**values(), "llms": {"smollm2": llm}})
     assert "sk-abc" not in str(caught.value)
+
+
+def test_file_of_a_run_that_was_edited_is_refused_by_its_jobs(tmp_path: Path) -> None:
+    config = read_config("config/config.yaml")
+    kept = Paths(str(tmp_path), "").config_of_runs(config_hash(resolved(config)))
+    write_resolved(config, [kept])
+    check_unchanged(read_config(kept), kept)
+    text = Path(kept).read_text(encoding="utf-8")
+    Path(kept).write_text(text.replace("seed: 1", "seed: 2", 1), encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"does not hold the settings that the run began with.*Start the run again"):
+        check_unchanged(read_config(kept), kept)
+
+
+def test_file_with_a_name_of_its_own_is_no_file_of_a_run() -> None:
+    check_unchanged(read_config("config/config.yaml"), "config/config.yaml")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ("--config limit=4 --cores 1 --config seed=2", "--config and --config"),
+        ("-C limit=4 --config seed=2", "-C and --config"),
+        ("--configfile=a.yaml --configfiles b.yaml", "--configfile=a.yaml and --configfiles"),
+    ],
+)
+def test_option_with_settings_given_twice_is_refused(arguments: str, named: str) -> None:
+    with pytest.raises(ConfigError, match=f"{named}: Snakemake would use the last of them only"):
+        check_options_once(arguments.split())
+
+
+def test_option_with_settings_given_once_is_right() -> None:
+    check_options_once(["mjds", "--configfile", "a.yaml", "b.yaml", "--config", "limit=4", "seed=2"])

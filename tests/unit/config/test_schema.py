@@ -1,10 +1,13 @@
 """The configuration: strict keys with the nearest valid one named, references checked, systems in table order."""
 
+import copy
+
 import pytest
 import yaml
 from pydantic import ValidationError
 
 from mjd.config.classifiers import Encoder
+from mjd.config.data import Task
 from mjd.config.files import load_config, read_config
 from mjd.config.llms import Llm, OpenAi
 from mjd.config.schema import Config
@@ -12,6 +15,7 @@ from mjd.config.scoring import FirstToken, Softmax
 from mjd.errors import ConfigError
 from mjd.llm.specs import ENGINES, EngineSpec
 from mjd.prompts.templates import score_prompts
+from mjd.settings import check
 from mjd.systems import (
     mjd_systems,
 )
@@ -244,6 +248,21 @@ def test_scoring_transforms_of_earlier_versions_are_refused_with_the_new_spellin
     assert load_config(config).scoring.estimators["t1"] == FirstToken(transform=Softmax(temperature=1))
 
 
+@pytest.mark.parametrize(
+    ("scoring", "message"),
+    [
+        ({"transforms": None}, "'transforms' has become 'estimators': delete it, and name estimators"),
+        ({"transforms": {"cv": "null"}}, r"replace it by estimators: \{cv: null\}"),
+        ({"estimators": {"softmax": {"kind": "norm"}}}, r"write \{kind: first_token, transform: \{kind: norm\}\}"),
+        ({"estimators": {"softmax": {"transform": {"kind": "norm"}}}}, "kind norm has no temperature: .*another name"),
+        ({"estimators": {"softmax": {"transform": "norm"}}}, r"norm is a kind, not a mapping: write \{kind: norm\}"),
+    ],
+)
+def test_estimator_laid_over_a_file_in_another_spelling_is_refused_with_the_cure(scoring: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config({"extends": "config/config.yaml", "scoring": scoring})
+
+
 def test_speed_prices_and_connection_decide_no_number() -> None:
     one = load_config({**values(), "llms": {"smollm2": API}}).llms["smollm2"]
     faster = API | {"openai": {"concurrency": 99}, "prices": {"input": 1, "output": 2}, "batch_size": 2}
@@ -251,6 +270,31 @@ def test_speed_prices_and_connection_decide_no_number() -> None:
     elsewhere = load_config({**values(), "llms": {"smollm2": API | {"openai": {"base_url": "http://h/v1"}}}})
     assert one.result_settings() == other.result_settings()
     assert one.result_settings() != elsewhere.llms["smollm2"].result_settings()
+
+
+def test_llm_named_like_a_published_set_is_refused() -> None:
+    with pytest.raises(ConfigError, match="'published-llama3' begins as published sets do in paths"):
+        load_config({**values(), "llms": {"published-llama3": llm()}})
+
+
+def test_titles_and_meanings_are_no_settings_of_items() -> None:
+    plain = read_config("config/config.yaml").task.model_dump()
+    retitled = copy.deepcopy(plain) | {"hjd_title": "Crowd"}
+    for entry in retitled["label_counts"].values():
+        entry["title"] = "Another title"
+    for label in retitled["labels"]:
+        label["meaning"] = "means another thing"
+    one, other = Task(**plain), Task(**retitled)
+    assert (one.items_settings(), one.pairs_settings()) == (other.items_settings(), other.pairs_settings())
+    renamed = copy.deepcopy(plain)
+    renamed["labels"][0]["name"] = "another name"
+    assert one.pairs_settings() != Task(**renamed).pairs_settings()
+
+
+def test_settings_of_items_and_pairs_make_a_task() -> None:
+    task = read_config("config/config.yaml").task
+    assert check(Task, task.items_settings(), "task").guided_by == task.guided_by
+    assert check(Task, task.pairs_settings(), "task").label_set.keys == task.label_set.keys
 
 
 def test_params_of_an_encoder_hold_only_what_decides_its_numbers() -> None:

@@ -15,6 +15,7 @@ from mjd.llm.base import (
     Usage,
     named_fields,
     reply_fields,
+    reply_from,
     request_fields,
     request_key,
 )
@@ -130,6 +131,18 @@ def test_every_field_of_a_request_is_stored(request_name: str) -> None:
     if isinstance(request, ScoreRequest):
         request = replace(request, answer_so_far="Well,")
     assert len(request_fields(request)) == len(fields(request))
+
+
+def test_every_field_of_messages_engines_and_replies_is_stored() -> None:
+    request = request_record(INFOS["vllm"], REQUESTS["score"])
+    assert len(request["messages"][0]) == len(fields(Message))
+    assert len(request["engine"]) == len(fields(EngineInfo))
+    usage = Usage(7, 2, 1)
+    for reply in (Scored((-1.0,), "logprob", 0.5, usage), Generated("Yes.", "stop", usage)):
+        stored = reply_fields(reply)
+        assert len(stored) == len(fields(reply))
+        assert len(stored["usage"]) == len(fields(Usage))
+        assert reply_from(stored) == reply
 
 
 @dataclass(frozen=True)

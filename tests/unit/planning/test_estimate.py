@@ -153,3 +153,29 @@ def test_paid_prompts_are_found_in_the_store_by_key(tiny: Path, tmp_path: Path) 
     jobs = planned(chosen, tiny, Finished(chosen)).set_index("variant")
     assert jobs.loc["none-all-plain", "cached_share"] == pytest.approx(7 / 12)
     assert jobs.loc["human-all-explicit", "cached_share"] == 0
+
+
+@pytest.mark.parametrize(
+    ("generator", "shown"), [("gpt4o", "a reason of some length"), ("llama3", "another reason of length")]
+)
+def test_longest_explanations_of_a_published_set_are_those_that_select_chooses(
+    tiny: Path, generator: str, shown: str
+) -> None:
+    own = values()
+    explanations = {"generator": f"published/{generator}", "sources": ["lf"], "selections": ["longest"]}
+    data = {**own["data"], "items": {"loader": "mjd-estimator"}}
+    main = own["main_systems"] | {"selection": "longest"}
+    chosen = config(explanations=explanations, data=data, main_systems=main)
+    items, human = load_items(config().data.items, chosen.task, {}, chosen.limit)
+    text = "- a reason of some length\n- another reason of length"
+    rows = [(uid, label, text) for uid in train_items(items)["uid"] for label in chosen.labels.keys]
+    answers = known_answers(chosen, items, human, {generator: pd.DataFrame(rows, columns=["uid", "label", "text"])})
+    prompts: list[str] = []
+
+    def collect(job: PlannedJob, requests: Callable[[], Iterator[Request]]) -> int:
+        prompts.extend(request.messages[-1].content for request in requests())
+        return 0
+
+    planning.plan(chosen, items, human, answers, {"smollm2": own_counter(tiny, "auto", "tiny")}, collect)
+    assert prompts
+    assert all(shown in prompt for prompt in prompts)

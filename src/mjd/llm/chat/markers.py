@@ -21,9 +21,9 @@ from mjd.llm.chat.prompt_text import Prompt
 # Lower-case letters and digits: no normaliser changes them.
 _PRIVATE = "zqxjkvmjd{:06d}vkjxqz"
 _BEGINNING = 3
-# Chat structure is written in brackets: <think>, [TOOL_CALLS], |||x|||, <｜x｜>, ◁think▷.
 # Frames whose markers are remembered; frames that end with an answer are many.
 _FRAMES_KEPT = 64
+# Chat structure is written in brackets: <think>, [TOOL_CALLS], |||x|||, <｜x｜>, ◁think▷.
 _BRACKETS = "<>[]{}|｜◁▷"
 _ANY_PRIVATE = re.compile(r"zqxjkvmjd\d{6}vkjxqz")
 

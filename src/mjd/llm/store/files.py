@@ -6,11 +6,15 @@ Several processes may work in one directory, each with an object of its own: a f
 
 from __future__ import annotations
 
+import errno
+import logging
 import math
+import os
+import threading
 import time
 import uuid
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic
 
@@ -23,33 +27,44 @@ from mjd.llm.base import EngineInfo, Generated, Request, Scored, Usage
 from mjd.llm.cache import ReplyCache, ReplyT
 from mjd.llm.specs import ScoreKind
 from mjd.llm.store.replies import replies_of_earlier_version
+from mjd.runtime.locks import unwritable
 
-# Fresh replies are written out at least this often; a kill loses no more than this and the pass in progress.
+log = logging.getLogger(__name__)
+
+# Fresh replies are on disk after this time; a kill loses no more than this and the pass in progress.
 SECONDS_PER_FILE = 10.0
 _PATTERN = "chunk-*.parquet"
 
 
 class ReplyFiles(ReplyCache[ReplyT], Generic[ReplyT]):
-    """Replies of one job, all held in memory; fresh ones are on disk after at most `SECONDS_PER_FILE`."""
+    """Replies of one job, all held in memory; fresh ones are on disk after at most `SECONDS_PER_FILE`.
+
+    Raises:
+        DataError: a file is damaged or holds something else, or the directory cannot be written.
+    """
 
     schema: pa.Schema
+    # Columns that files of the first version lack.
+    later_columns: tuple[str, ...] = ()
 
     def __init__(self, directory: str | Path) -> None:
         self.directory = Path(directory)
-        self.directory.mkdir(parents=True, exist_ok=True)
+        _check_writable(self.directory)
         self._known: dict[str, ReplyT] = {}
         self._fresh: list[str] = []
         self._own: list[Path] = []
         self._written = time.monotonic()
+        # Passes of an engine may be minutes apart: what the last one gave is written in the meantime.
+        self._timer: threading.Timer | None = None
+        self._lock = threading.RLock()
         for path, table in _tables(self.directory):
             self._own.append(path)
-            names = [name for name in self.schema.names if name in table.column_names]
-            for row in table.select(names).to_pylist():
-                self._known[row["key"]] = self.reply(row)
+            columns = self._columns(path, table)
+            self._known.update(zip(columns["key"], self.replies(columns), strict=True))
 
     @abstractmethod
-    def reply(self, row: dict[str, Any]) -> ReplyT:
-        """The reply of a row; files of earlier versions lack columns."""
+    def replies(self, columns: Mapping[str, list[Any]]) -> Iterator[ReplyT]:
+        """The replies in the columns of a file."""
 
     @abstractmethod
     def row(self, reply: ReplyT) -> dict[str, Any]:
@@ -64,16 +79,31 @@ class ReplyFiles(ReplyCache[ReplyT], Generic[ReplyT]):
         return {key: reply for key, reply in found.items() if self.is_usable(reply)}
 
     def add(self, key: str, info: EngineInfo, request: Request, reply: ReplyT) -> None:
-        self._known[key] = reply
-        self._fresh.append(key)
-        if time.monotonic() - self._written > SECONDS_PER_FILE:
-            self.flush()
+        with self._lock:
+            self._known[key] = reply
+            self._fresh.append(key)
+            if time.monotonic() - self._written > SECONDS_PER_FILE:
+                self.flush()
+            elif self._timer is None:
+                self._timer = threading.Timer(SECONDS_PER_FILE, self._flush_meanwhile)
+                self._timer.daemon = True
+                self._timer.start()
 
     def flush(self) -> None:
         """Write fresh replies as one further file."""
-        if self._fresh:
-            self._own.append(self._write(self._fresh))
-        self._fresh, self._written = [], time.monotonic()
+        with self._lock:
+            if self._timer:
+                self._timer.cancel()
+                self._timer = None
+            if self._fresh:
+                self._own.append(self._write(self._fresh))
+            self._fresh, self._written = [], time.monotonic()
+
+    def _flush_meanwhile(self) -> None:
+        try:
+            self.flush()
+        except DataError as error:  # the job's next reply, or its end, raises it
+            log.warning("%s", error)
 
     def compact(self) -> None:
         """Merge the files that this object has read or written into one; files of other processes stay."""
@@ -84,11 +114,23 @@ class ReplyFiles(ReplyCache[ReplyT], Generic[ReplyT]):
                 path.unlink(missing_ok=True)  # another process may have merged it as well
             self._own = [merged]
 
+    def _columns(self, path: Path, table: pa.Table) -> dict[str, list[Any]]:
+        """The values of a file's columns; later ones that it lacks are null."""
+        lacking = set(self.schema.names) - set(table.column_names)
+        if wrong := sorted(lacking - set(self.later_columns)):
+            raise DataError(
+                f"{path} lacks column {wrong[0]!r}: it holds no replies of this kind.", "Move it away, then run again."
+            )
+        return {name: [None] * len(table) if name in lacking else table[name].to_pylist() for name in self.schema.names}
+
     def _write(self, keys: Iterable[str]) -> Path:
         rows = [{"key": key, **self.row(self._known[key])} for key in keys]
         path = self.directory / f"chunk-{uuid.uuid4().hex}.parquet"
-        with atomic_path(path) as temporary:
-            pq.write_table(pa.Table.from_pylist(rows, self.schema), temporary, compression="zstd")
+        try:
+            with atomic_path(path) as temporary:
+                pq.write_table(pa.Table.from_pylist(rows, self.schema), temporary, compression="zstd")
+        except OSError as error:
+            raise unwritable(path, error) from error
         return path
 
 
@@ -104,13 +146,17 @@ class LocalScores(ReplyFiles[Scored]):
             ("top_token", pa.string()),
         ]
     )
+    later_columns = ("bound", "top_token")
 
     def __init__(self, directory: str | Path, kind: ScoreKind) -> None:
         self.kind = kind
         super().__init__(directory)
 
-    def reply(self, row: dict[str, Any]) -> Scored:
-        return Scored(tuple(row["scores"]), self.kind, row["mass"], Usage(0), row.get("bound"), row.get("top_token"))
+    def replies(self, columns: Mapping[str, list[Any]]) -> Iterator[Scored]:
+        usage = Usage(0)
+        names = ("scores", "mass", "bound", "top_token")
+        for scores, mass, bound, top_token in zip(*(columns[name] for name in names), strict=True):
+            yield Scored(tuple(scores), self.kind, mass, usage, bound, top_token)
 
     def row(self, reply: Scored) -> dict[str, Any]:
         return {name: getattr(reply, name) for name in ("scores", "mass", "bound", "top_token")}
@@ -147,8 +193,10 @@ class LocalAnswers(ReplyFiles[Generated]):
         old = replies_of_earlier_version(self._earlier, missing) if self._earlier and missing else {}
         return found | {key: reply for key, reply in old.items() if isinstance(reply, Generated)}
 
-    def reply(self, row: dict[str, Any]) -> Generated:
-        return Generated(row["text"], row["finish_reason"], Usage(row["prompt_tokens"], row["completion_tokens"]))
+    def replies(self, columns: Mapping[str, list[Any]]) -> Iterator[Generated]:
+        names = ("text", "finish_reason", "prompt_tokens", "completion_tokens")
+        for text, finish_reason, *tokens in zip(*(columns[name] for name in names), strict=True):
+            yield Generated(text, finish_reason, Usage(*tokens))
 
     def row(self, reply: Generated) -> dict[str, Any]:
         usage = {name: getattr(reply.usage, name) for name in ("prompt_tokens", "completion_tokens")}
@@ -174,5 +222,15 @@ def _tables(directory: Path, columns: list[str] | None = None) -> list[tuple[Pat
         try:
             return [(path, read_table(path, columns)) for path in paths]
         except DataError:
-            if all(path.exists() for path in paths):
+            if paths == sorted(directory.glob(_PATTERN)):
                 raise
+
+
+def _check_writable(directory: Path) -> None:
+    """Make a directory; raise `DataError` where its files could not be written."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        if not os.access(directory, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise unwritable(directory, error) from error

@@ -25,13 +25,13 @@ class PaidReplies(ReplyCache[Any]):
 
     def look_up(self, keys: Sequence[str]) -> dict[str, Generated | Scored]:
         found = self._store.get(keys)
-        useless = [key for key, reply in found.items() if not _is_usable(reply)]
-        if useless:
+        usable = {key: reply_from(reply) for key, reply in found.items() if _is_usable(reply)}
+        if useless := found.keys() - usable.keys():
             log.warning(
                 "%d stored replies of an earlier version are empty or no numbers of a model: asked again", len(useless)
             )
             self._store.delete(useless)
-        return {key: reply_from(reply) for key, reply in found.items() if key not in set(useless)}
+        return usable
 
     def add(self, key: str, info: EngineInfo, request: Request, reply: Generated | Scored) -> None:
         self._store.put([(key, request_record(info, request), reply_fields(reply))])

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from mjd.errors import DataError
@@ -86,6 +90,92 @@ def test_damaged_file_of_replies_is_named(tmp_path: Path) -> None:
     (tmp_path / "chunk-1.parquet").write_bytes(b"PAR1 cut off")
     with pytest.raises(DataError, match=r"chunk-1\.parquet is not a readable Parquet file"):
         scores(tmp_path)
+
+
+def test_page_that_cannot_be_read_is_an_error_that_names_the_file(tmp_path: Path) -> None:
+    add(scores(tmp_path), *(f"key {n}" for n in range(500)))
+    (path,) = tmp_path.iterdir()
+    content = path.read_bytes()
+    path.write_bytes(content[:4] + b"\xff" * 200 + content[204:])
+    with pytest.raises(DataError, match=rf"{path.name} is not a readable Parquet file .*Delete it and run again"):
+        scores(tmp_path)
+
+
+def test_link_to_nothing_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "chunk-1.parquet").symlink_to(tmp_path / "nothing")
+    with pytest.raises(DataError, match=r"chunk-1\.parquet does not exist"):
+        scores(tmp_path)
+
+
+def test_answers_are_not_read_as_scores(tmp_path: Path) -> None:
+    files = LocalAnswers(tmp_path)
+    files.add("key", INFO, QUESTION, ANSWER)
+    files.flush()
+    with pytest.raises(DataError, match=r"chunk-\w+\.parquet lacks column 'mass': it holds no replies of this kind"):
+        scores(tmp_path)
+
+
+def test_scores_of_the_first_version_lack_columns(tmp_path: Path) -> None:
+    rows = {"key": ["one"], "scores": [[1.0, 2.0]], "mass": [0.5]}
+    pq.write_table(pa.table(rows), tmp_path / "chunk-1.parquet")
+    assert scores(tmp_path).look_up(["one"]) == {"one": Scored((1.0, 2.0), "logit", 0.5, Usage(0))}
+
+
+def test_directory_that_cannot_be_made_is_an_error_with_the_cure(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match=r"file/scores cannot be written .*choose another results_dir"):
+        scores(tmp_path / "file" / "scores")
+
+
+def test_replies_before_a_long_pass_are_on_disk_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mjd.llm.store.files.SECONDS_PER_FILE", 0.2)
+    files = scores(tmp_path)
+    files.add("one", INFO, REQUEST, SCORE)
+    files.add("two", INFO, REQUEST, SCORE)
+    deadline = time.monotonic() + 10
+    while n_replies(tmp_path) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert n_replies(tmp_path) == 2
+
+
+def test_replies_that_a_full_disk_does_not_take_are_kept_for_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    files = scores(tmp_path)
+    files.add("one", INFO, REQUEST, SCORE)
+    with monkeypatch.context() as patch:
+        patch.setattr("mjd.llm.store.files.pq.write_table", full)
+        with pytest.raises(DataError, match=r"No space left on device.*Free space on its disk"):
+            files.flush()
+    files.flush()
+    assert set(scores(tmp_path).look_up(["one"])) == {"one"}
+
+
+def test_compaction_that_is_cut_off_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = scores(tmp_path)
+    add(files, "one")
+    add(files, "two")
+    removed: list[Path] = []
+
+    def killed(path: Path, missing_ok: bool = False) -> None:
+        if "chunk-" in path.name and not path.name.startswith("."):
+            if removed:
+                raise KeyboardInterrupt
+            removed.append(path)
+        os.remove(path) if path.exists() else None
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", killed)
+        with pytest.raises(KeyboardInterrupt):
+            files.compact()
+    assert len(list(tmp_path.iterdir())) == 2
+    again = scores(tmp_path)
+    again.compact()
+    assert len(list(tmp_path.iterdir())) == 1
+    assert set(scores(tmp_path).look_up(["one", "two"])) == {"one", "two"}
 
 
 # -- answers that earlier versions kept in the response store ------------------------------------------------------
