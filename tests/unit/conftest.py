@@ -1,28 +1,11 @@
-"""Fixtures shared by the unit tests: NLI labels, toy tables, and tiny encoders with real tokenizers."""
+"""Fixtures shared by the unit tests: NLI labels, toy tables, and tiny encoders."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pandas as pd
 import pytest
-import torch
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
-from transformers import (
-    BertConfig,
-    BertModel,
-    BertTokenizer,
-    DebertaV2Config,
-    DebertaV2Model,
-    DebertaV2Tokenizer,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    RobertaConfig,
-    RobertaModel,
-    RobertaTokenizer,
-)
 
 from mjd.labels import LabelSet, label_set
 
@@ -81,91 +64,29 @@ def toy_ood(toy_pairs: pd.DataFrame) -> pd.DataFrame:
 
 # -- tiny encoders -----------------------------------------------------------------------------------------------
 
-SENTENCES = [*SCENES, *(f"it is {clue} so" for clue in CLUES.values())]
-# Large initial weights make predictions differ visibly between items, and training fast.
-SIZES = {
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 64,
-    "initializer_range": 0.2,
-}
-
-
-def _save_encoder(
-    directory: Path, architecture: type[PreTrainedModel], config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase
-) -> Path:
-    """Write an encoder without a head and with its tokenizer; weights are drawn under a fixed seed."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = architecture(config)
-    model.save_pretrained(directory)
-    tokenizer.save_pretrained(directory)
-    return directory
-
 
 @pytest.fixture(scope="session")
 def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Model directory of a tiny BERT with a trained WordPiece tokenizer: [CLS] a [SEP] b [SEP], two token types."""
-    trained = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    trained.normalizer = normalizers.BertNormalizer()
-    trained.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    trained.train_from_iterator(SENTENCES, trainers.WordPieceTrainer(vocab_size=200, special_tokens=special))
-    tokenizer = BertTokenizer(vocab=trained.get_vocab(), model_max_length=64)
-    config = BertConfig(vocab_size=len(tokenizer), max_position_embeddings=64, **SIZES)
-    return _save_encoder(tmp_path_factory.mktemp("tiny-bert"), BertModel, config, tokenizer)
+    """Model directory of a tiny BERT."""
+    from tests.unit.tiny_encoders import save_tiny_bert  # imports PyTorch
+
+    return save_tiny_bert(tmp_path_factory.mktemp("tiny-bert"))
 
 
 @pytest.fixture(scope="session")
 def tiny_roberta(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Model directory of a tiny RoBERTa with a trained byte-level BPE: <s> a </s></s> b </s>, no token types."""
-    trained = Tokenizer(models.BPE())
-    trained.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trained.train_from_iterator(
-        SENTENCES, trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=alphabet)
-    )
-    merges = [tuple(merge) for merge in json.loads(trained.to_str())["model"]["merges"]]
-    tokenizer = RobertaTokenizer(vocab=trained.get_vocab(), merges=merges, model_max_length=64)
-    config = RobertaConfig(
-        vocab_size=len(tokenizer),
-        max_position_embeddings=66,
-        type_vocab_size=1,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        **SIZES,
-    )
-    return _save_encoder(tmp_path_factory.mktemp("tiny-roberta"), RobertaModel, config, tokenizer)
+    """Model directory of a tiny RoBERTa."""
+    from tests.unit.tiny_encoders import save_tiny_roberta  # imports PyTorch
+
+    return save_tiny_roberta(tmp_path_factory.mktemp("tiny-roberta"))
 
 
 @pytest.fixture(scope="session")
 def tiny_deberta(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Model directory of a tiny DeBERTa-v2 with a trained Unigram tokenizer and relative attention."""
-    trained = Tokenizer(models.Unigram())
-    trained.pre_tokenizer = pre_tokenizers.Metaspace()
-    special = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"]
-    trained.train_from_iterator(
-        SENTENCES, trainers.UnigramTrainer(vocab_size=200, special_tokens=special, unk_token="[UNK]")
-    )
-    vocab = [(token, score) for token, score in json.loads(trained.to_str())["model"]["vocab"]]
-    tokenizer = DebertaV2Tokenizer(vocab=vocab, model_max_length=64)
-    config = DebertaV2Config(
-        vocab_size=len(tokenizer),
-        max_position_embeddings=64,
-        type_vocab_size=0,
-        relative_attention=True,
-        position_buckets=16,
-        norm_rel_ebd="layer_norm",
-        share_att_key=True,
-        pos_att_type=["p2c", "c2p"],
-        position_biased_input=False,
-        pad_token_id=tokenizer.pad_token_id,
-        **SIZES,
-    )
-    return _save_encoder(tmp_path_factory.mktemp("tiny-deberta"), DebertaV2Model, config, tokenizer)
+    """Model directory of a tiny DeBERTa-v2."""
+    from tests.unit.tiny_encoders import save_tiny_deberta  # imports PyTorch
+
+    return save_tiny_deberta(tmp_path_factory.mktemp("tiny-deberta"))
 
 
 @pytest.fixture(params=["tiny_bert", "tiny_roberta", "tiny_deberta"])

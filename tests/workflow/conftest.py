@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+PLUGINS = Path(__file__).parent / "plugins"  # executors for PYTHONPATH
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -47,4 +48,17 @@ def tiny_llm(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "downloads_dir": str(folder / "downloads"),
         "models": {"tiny": {"local": str(save_tiny_llm(folder / "tiny"))}},
         "llms": {"smollm2": {"model": "tiny", "device": "cpu"}},
+    }
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tiny_llm: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Configuration of the tiny LLM, and of a tiny encoder in MiniLM's place."""
+    from tests.unit.tiny_encoders import save_tiny_bert  # imports torch
+
+    encoder = save_tiny_bert(tmp_path_factory.mktemp("tiny-encoder"))
+    return {
+        **tiny_llm,
+        "models": {**tiny_llm["models"], "tiny-encoder": {"local": str(encoder)}},
+        "encoders": {"minilm": {"model": "tiny-encoder", "max_length": 64}},
     }

@@ -1,6 +1,6 @@
 """The whole pipeline on the first items of the sample, tables twice.
 
-The LLM is a tiny one: what SmolLM2 answers is compared in test_letter_tokens.py.
+Models are tiny ones: what SmolLM2 answers is compared in test_letter_tokens.py, MiniLM is trained in test_own_data.py.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ CHEAP = {
 
 
 @pytest.fixture(scope="module")
-def config(tiny_llm: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def config(tiny_models: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The configuration whose tables the first run makes."""
-    return {"results_dir": str(tmp_path_factory.mktemp("results")), **CHEAP, **tiny_llm}
+    return {"results_dir": str(tmp_path_factory.mktemp("results")), **CHEAP, **tiny_models}
 
 
 @pytest.fixture(scope="module")
@@ -85,9 +85,10 @@ def test_cross_entropy_is_entropy_plus_kl_on_real_predictions(results: Path) -> 
 
 @pytest.fixture(scope="module")
 def again(snakemake: Run, config: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Results of a second run, of two of the first one's sources alone."""
+    """Results of a second run, of two of the first one's sources and one of its estimators."""
     folder = tmp_path_factory.mktemp("again")
     fewer = {"explanations": config["explanations"] | {"sources": ["human", "lf"]}}
+    fewer["scoring"] = {"estimators": {"softmax": None, "softmax-cv": None}}
     targets = [f"{folder}/tables/{name}.parquet" for name in REPEATED]
     done = snakemake("--cores", "all", *targets, config=config | fewer | {"results_dir": str(folder)})
     assert done.returncode == 0, done.stdout + done.stderr

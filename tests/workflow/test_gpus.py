@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 
 from tests.unit.runtime.test_gpus import listed, nvidia_smi
-from tests.workflow.conftest import Run
+from tests.workflow.conftest import PLUGINS, ROOT, Run
 
 VARIANTS = ("none-all-plain", "human-all-explicit")
 
 
-def config(tiny_llm: dict[str, Any], tmp_path: Path, gpu: int) -> dict[str, Any]:
-    """A tiny scorer that asks for GPUs and, as there are none, runs on the CPU."""
-    entry = tiny_llm["llms"]["smollm2"] | {"resources": {"gpu": gpu, "threads": 1}}
-    return {**tiny_llm, "results_dir": str(tmp_path / "results"), "limit": 2, "llms": {"smollm2": entry}}
+def config(tmp_path: Path, gpu: int) -> dict[str, Any]:
+    """A scorer that asks for GPUs."""
+    places = {"results_dir": str(tmp_path / "results"), "downloads_dir": str(tmp_path / "downloads")}
+    return {**places, "limit": 2, "llms": {"smollm2": {"resources": {"gpu": gpu, "threads": 1}}}}
 
 
 def most_at_a_time(log: str) -> int:
@@ -34,7 +34,6 @@ def most_at_a_time(log: str) -> int:
 @pytest.mark.parametrize(("there", "given", "together"), [(4, [], 1), (8, [], 2), (4, ["--resources", "gpu=8"], 2)])
 def test_jobs_of_four_gpus_start_as_there_are_gpus_for_them(
     snakemake: Run,
-    tiny_llm: dict[str, Any],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     there: int,
@@ -42,18 +41,19 @@ def test_jobs_of_four_gpus_start_as_there_are_gpus_for_them(
     together: int,
 ) -> None:
     monkeypatch.setenv("PATH", f"{nvidia_smi(tmp_path / 'bin', listed(there))}:{os.environ['PATH']}")
-    own = config(tiny_llm, tmp_path, 4)
+    monkeypatch.setenv("PYTHONPATH", f"{PLUGINS}{os.pathsep}{ROOT / 'src'}")
+    own = config(tmp_path, 4)
     targets = [f"{own['results_dir']}/scores/smollm2/{variant}.parquet" for variant in VARIANTS]
-    done = snakemake("--cores", "4", *targets, *given, config=own)
+    done = snakemake("--executor", "pretend", "--cores", "4", *targets, *given, config=own)
     assert done.returncode == 0, done.stderr
     assert most_at_a_time(done.stderr + done.stdout) == together, json.dumps(done.stderr)
 
 
 def test_machine_without_gpus_refuses_a_job_that_asks_for_some(
-    snakemake: Run, tiny_llm: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    snakemake: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", f"{nvidia_smi(tmp_path / 'bin', '')}:{os.environ['PATH']}")
-    own = config(tiny_llm, tmp_path, 1)
+    own = config(tmp_path, 1)
     target = f"{own['results_dir']}/scores/smollm2/none-all-plain.parquet"
     done = snakemake("--cores", "1", target, config=own)
     assert done.returncode != 0

@@ -15,9 +15,7 @@ import yaml
 from mjd.config.files import load_config, read_config, resolved
 from mjd.io import config_hash, read_parquet, read_provenance
 from mjd.paths import Paths
-from tests.workflow.conftest import ROOT, Run, command
-
-PLUGINS = Path(__file__).parent / "plugins"
+from tests.workflow.conftest import PLUGINS, ROOT, Run, command
 
 
 class Edited:
