@@ -31,7 +31,9 @@ def items(source: SourceDirectory, public_config: Config) -> pd.DataFrame:
         ("uniform", {"kl": 0.36490, "js_distance": 0.30701, "tvd": 0.35050}),
     ],
 )
-def test_gold_numbers(items: pd.DataFrame, public_config: Config, name: str, expected: dict[str, float]) -> None:
+def test_published_distributions_score_the_papers_numbers(
+    items: pd.DataFrame, public_config: Config, name: str, expected: dict[str, float]
+) -> None:
     labels = public_config.labels
     human = aligned(items["uid"], from_counts(items, "hjd", labels), labels, "hjd")
     frame = uniform(items, labels) if name == "uniform" else from_counts(items, name, labels)

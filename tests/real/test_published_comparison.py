@@ -60,7 +60,7 @@ def test_every_published_cell_has_a_row(table: pd.DataFrame) -> None:
     assert table["published"].notna().all()
 
 
-def test_the_human_distributions_are_reproduced(table: pd.DataFrame) -> None:
+def test_human_distributions_are_reproduced(table: pd.DataFrame) -> None:
     found = table[table["status"] == "reproduced"]
     assert set(zip(found["system"], found["column"], strict=True)) == REPRODUCED
 
@@ -71,7 +71,7 @@ def test_cells_that_do_not_follow_from_the_public_data_are_listed_with_the_reaso
     assert set(found["note"]) == {"does not follow from the public data"}
 
 
-def test_the_rest_says_what_it_would_take(table: pd.DataFrame) -> None:
+def test_cells_not_run_say_what_it_would_take(table: pd.DataFrame) -> None:
     rest = table[table["status"] == "not run in this configuration"]
     assert len(rest) == N_CELLS - len(REPRODUCED) - len(DIFFERING)
     assert rest["ours"].isna().all()

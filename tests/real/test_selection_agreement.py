@@ -58,17 +58,17 @@ def test_every_published_selection_is_compared(tables: Tables) -> None:
     assert set(agreement["n"]) == {N_ITEMS}
 
 
-def test_enough_items_agree(tables: Tables) -> None:
+def test_published_selections_agree_on_enough_items(tables: Tables) -> None:
     for row in tables[0].itertuples():
         assert row.agreeing >= LEAST[row.selection], row
 
 
-def test_as_many_items_agree_as_before(tables: Tables) -> None:
+def test_published_selections_agree_on_as_many_items_as_before(tables: Tables) -> None:
     found = {(row.llm, row.source, row.selection): row.agreeing for row in tables[0].itertuples()}
     assert found == dict.fromkeys(found, N_ITEMS) | AGREEING
 
 
-def test_the_rest_is_explained(tables: Tables) -> None:
+def test_published_selections_that_disagree_are_explained(tables: Tables) -> None:
     _, differing = tables
     for _, places in differing.groupby("selection"):
         assert set(zip(places["uid"], places["reason"], strict=True)) == DISAGREEING

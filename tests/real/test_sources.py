@@ -69,7 +69,9 @@ def test_hjd_of_dev_and_test_is_the_published_label(
     assert items[public_config.labels.columns("hjd")].to_numpy().tolist() == [record["label"] for record in records]
 
 
-def test_label_counts(tables: Tables, source: SourceDirectory, public_config: Config) -> None:
+def test_label_counts_equal_the_votes_and_explanations_of_the_sources(
+    tables: Tables, source: SourceDirectory, public_config: Config
+) -> None:
     items, explanations = tables
     labels = public_config.labels
     train = items.query("split == 'train'").set_index("uid")
@@ -82,7 +84,7 @@ def test_label_counts(tables: Tables, source: SourceDirectory, public_config: Co
     assert items.query("split != 'train'")[labels.columns("mnli")].isna().all(axis=None)
 
 
-def test_human_explanations(tables: Tables) -> None:
+def test_human_explanations_have_the_papers_number_a_label(tables: Tables) -> None:
     _, explanations = tables
     to_table(explanations, schemas.human_explanations())
     assert len(explanations) == 4 * 341
@@ -100,14 +102,14 @@ def test_varierr_names_every_explanations_annotator(
         assert [entry["annotator"] for entry in reasons if entry["reason"].strip() == row.text]
 
 
-def test_anli_dev(source: SourceDirectory, public_config: Config) -> None:
+def test_anli_dev_has_its_rounds_and_labels(source: SourceDirectory, public_config: Config) -> None:
     ood = load_ood(OodData(loader="anli-dev"), public_config.task, directories(source, "anli-dev"), None)
     assert ood.groupby("round").size().to_dict() == {"R1": 1000, "R2": 1000, "R3": 1198}
     assert ood.groupby(["round", "label"]).size().xs("R1").to_dict() == {"c": 333, "e": 334, "n": 333}
     to_table(ood, schemas.ood(public_config.task.text_fields))
 
 
-def test_esnli(source: SourceDirectory, public_config: Config) -> None:
+def test_esnli_has_its_pairs_of_dev_and_test(source: SourceDirectory, public_config: Config) -> None:
     pairs = load_pairs(PairsData(loader="esnli"), public_config.task, directories(source, "esnli"))
     splits = pairs["uid"].str.split("-").str[1]
     assert splits.value_counts().to_dict() == {"dev": 9842, "test": 9824}
@@ -118,7 +120,9 @@ def test_esnli(source: SourceDirectory, public_config: Config) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(PUBLISHED))
-def test_published_answers(tables: Tables, source: SourceDirectory, public_config: Config, name: str) -> None:
+def test_published_answers_of_a_set_are_one_an_item_and_label(
+    tables: Tables, source: SourceDirectory, public_config: Config, name: str
+) -> None:
     published, labels = PUBLISHED[name], public_config.labels
     directory = source(published.source)
     answers = load_published_answers(published, directory, tables[0], labels, public_config.task.text_fields)
@@ -132,7 +136,9 @@ def test_published_answers(tables: Tables, source: SourceDirectory, public_confi
 
 
 @pytest.mark.parametrize("name", sorted(PUBLISHED))
-def test_published_selections(tables: Tables, source: SourceDirectory, public_config: Config, name: str) -> None:
+def test_published_selections_of_a_set_stand_in_its_answers(
+    tables: Tables, source: SourceDirectory, public_config: Config, name: str
+) -> None:
     published, (items, explanations), labels = PUBLISHED[name], tables, public_config.labels
     directory = source(str(published.selections_source))
     answers = load_published_answers(published, source(published.source), items, labels, public_config.task.text_fields)

@@ -14,7 +14,7 @@ from tests.workflow.conftest import ROOT, Run
 CONFIGS = ["config", "public", "public-all-orders", "paper"]
 
 
-def test_mjds_are_a_target_that_trains_nothing(snakemake: Run) -> None:
+def test_target_mjds_trains_nothing(snakemake: Run) -> None:
     done = snakemake("-n", "mjds", config={"results_dir": "results/not-there"})
     assert done.returncode == 0, done.stderr
     planned = done.stdout + done.stderr
@@ -47,7 +47,7 @@ def test_dry_run_plans_the_ood_table_without_heavy_packages(name: str) -> None:
     assert "ood_table" in done.stdout + done.stderr
 
 
-def test_rule_graph(snakemake: Run) -> None:
+def test_rule_graph_shows_the_rules(snakemake: Run) -> None:
     done = snakemake("all", "--rulegraph", config={"results_dir": "results/not-there"})
     assert done.returncode == 0, done.stderr
     assert "train_base" in done.stdout
@@ -67,7 +67,7 @@ def test_key_that_stands_twice_in_a_configuration_ends_the_run(snakemake: Run, t
     assert "own.yaml has the key 'limit' twice in one mapping, in lines 2 and 3" in done.stdout + done.stderr
 
 
-def test_a_mistake_in_a_table_ends_the_run_before_any_model_is_fetched(snakemake: Run, tmp_path: Path) -> None:
+def test_mistake_in_a_table_ends_the_run_before_any_model_is_fetched(snakemake: Run, tmp_path: Path) -> None:
     pairs, results = tmp_path / "pairs.csv", tmp_path / "results"
     pairs.write_text("uid,premise,hypothesis,label\np1,It rains.,It is wet.,entailmnt\n", encoding="utf-8")
     config = {"results_dir": str(results), "downloads_dir": str(tmp_path), "data": {"pairs": {"path": str(pairs)}}}
@@ -77,7 +77,7 @@ def test_a_mistake_in_a_table_ends_the_run_before_any_model_is_fetched(snakemake
     assert not (tmp_path / "models").exists()
 
 
-def test_a_missing_api_key_ends_the_run_before_anything_is_trained(
+def test_missing_api_key_ends_the_run_before_anything_is_trained(
     snakemake: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
@@ -88,7 +88,7 @@ def test_a_missing_api_key_ends_the_run_before_anything_is_trained(
     assert not (tmp_path / "logs" / "train_base").exists()
 
 
-def test_without_encoders_there_are_mjds_and_their_tables(snakemake: Run, tmp_path: Path) -> None:
+def test_configuration_without_encoders_makes_mjds_and_their_tables(snakemake: Run, tmp_path: Path) -> None:
     values = yaml.safe_load((ROOT / "config/public.yaml").read_text(encoding="utf-8"))
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(values | {"encoders": {}, "results_dir": str(tmp_path)}), encoding="utf-8")
@@ -141,7 +141,7 @@ def test_twelve_explanations_in_all_orders_end_the_run_before_any_model_is_fetch
     assert not (tmp_path / "models").exists()
 
 
-def test_a_download_without_network_or_mirror_says_the_cure(
+def test_download_without_network_or_mirror_names_the_cure(
     snakemake: Run, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     for name in ("https_proxy", "HTTPS_PROXY"):
@@ -155,7 +155,7 @@ def test_a_download_without_network_or_mirror_says_the_cure(
     assert "MJD_MIRROR" in done.stdout + done.stderr
 
 
-def test_data_without_hjds_of_training_items_plan_the_tables_that_need_none(snakemake: Run) -> None:
+def test_data_without_hjds_of_training_items_plans_the_tables_that_need_none(snakemake: Run) -> None:
     config = {"results_dir": "results/not-there", "task": {"train_hjd": "none"}}
     done = snakemake("-n", "all", config=config)
     assert done.returncode == 0, done.stderr
@@ -163,7 +163,7 @@ def test_data_without_hjds_of_training_items_plan_the_tables_that_need_none(snak
     assert "distribution_comparison" not in done.stdout + done.stderr
 
 
-def test_the_readmes_commands_plan_their_jobs(snakemake: Run) -> None:
+def test_commands_of_the_readme_plan_their_jobs(snakemake: Run) -> None:
     """As they are typed: Snakemake takes a target after --configfile for a file."""
     lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
     commands = [line.partition("#")[0].split() for line in lines if line.startswith(".venv/bin/snakemake ")]

@@ -60,13 +60,13 @@ def test_ood_table_has_the_posters_rows_and_columns(results: Path) -> None:
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_tables_say_that_the_data_are_synthetic(results: Path, name: str) -> None:
+def test_table_of_the_sample_says_that_the_data_are_synthetic(results: Path, name: str) -> None:
     table = pd.read_csv(results / "tables" / f"{name}.csv")
     assert set(table["data_set"]) == {"mjd sample (synthetic)"}
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_parquet_and_csv_hold_the_same_rows(results: Path, name: str) -> None:
+def test_parquet_and_csv_of_a_table_hold_the_same_rows(results: Path, name: str) -> None:
     long, wide = read_parquet(results / "tables" / f"{name}.parquet"), pd.read_csv(results / "tables" / f"{name}.csv")
     key = "system" if "system" in long else "scorer"
     assert set(long[key]) == set(wide[key])
@@ -107,32 +107,30 @@ def test_table_values_of_a_second_run_with_fewer_sources_are_the_same(results: P
     pd.testing.assert_frame_equal(second[columns], shared[columns], check_exact=True)
 
 
-def test_figures_are_drawn(results: Path) -> None:
+def test_convergence_figure_is_drawn_as_png_and_svg(results: Path) -> None:
     assert (results / "figures" / "convergence.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     assert "mjd sample (synthetic)" in (results / "figures" / "convergence.svg").read_text(encoding="utf-8")
 
 
-def test_every_prompt_was_scored(results: Path) -> None:
+def test_scores_hold_every_prompt(results: Path) -> None:
     scores = read_parquet(results / "scores" / "smollm2" / "human-all-explicit.parquet")
     assert len(scores) == CHEAP["limit"] * 6
     assert scores[["score_e", "score_n", "score_c"]].notna().all(axis=None)
 
 
-def test_artifacts_carry_provenance(results: Path) -> None:
+def test_provenance_of_scores_names_engine_seed_and_versions(results: Path) -> None:
     found = read_provenance(results / "scores" / "smollm2" / "human-all-explicit.parquet")
     assert found["engine"] == "transformers"
     assert found["seed"] == 1
     assert {"version", "git_commit", "config_hash", "engine_version", "model"} <= set(found)
 
 
-def test_a_second_run_has_nothing_to_do(snakemake: Run, config: dict[str, Any], results: Path) -> None:
+def test_finished_run_repeated_has_nothing_to_do(snakemake: Run, config: dict[str, Any], results: Path) -> None:
     done = snakemake("--cores", "all", f"{results}/tables/ood.csv", config=config)
     assert "Nothing to be done" in done.stdout + done.stderr
 
 
-def test_finding_prints_its_verdict_though_the_table_is_there(
-    snakemake: Run, config: dict[str, Any], results: Path
-) -> None:
+def test_finding_whose_table_is_there_prints_its_verdict(snakemake: Run, config: dict[str, Any], results: Path) -> None:
     assert results.is_dir()
     done = snakemake("--cores", "all", "finding", config=config)
     assert "smollm2 reading smollm2: the paper's finding" in done.stdout + done.stderr

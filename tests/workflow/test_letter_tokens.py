@@ -50,14 +50,14 @@ def test_scores_equal_the_golden_file(folders: dict[str, Path], how: str) -> Non
         assert (both[column] - both[f"{column}_golden"]).abs().max() < 0.01
 
 
-def test_every_prompt_was_scored_and_its_letters_hold_some_probability(folders: dict[str, Path]) -> None:
+def test_scores_hold_every_prompt_and_some_probability_of_its_letters(folders: dict[str, Path]) -> None:
     for folder in folders.values():
         scores = read_parquet(folder / "human-all-explicit.parquet")
         assert len(scores) == 2 * 6
         assert scores["label_mass"].between(0.01, 1).all()
 
 
-def test_the_gain_of_all_spellings_equals_the_golden_files(folders: dict[str, Path]) -> None:
+def test_gain_of_all_spellings_equals_the_golden_files(folders: dict[str, Path]) -> None:
     """The second spellings of this scorer hold little: their gain is compared, which no rounding hides."""
     every = beside_golden(folders["all"], GOLDEN["all"])
     single = every[KEYS].merge(beside_golden(folders["single"], GOLDEN["single"]), on=KEYS, validate="one_to_one")

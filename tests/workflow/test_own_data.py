@@ -42,14 +42,14 @@ def own(snakemake: Run, tiny_llm: dict[str, Any], tmp_path_factory: pytest.TempP
     return folder / "results"
 
 
-def test_classifiers_learn_from_mjds_and_label_counts(own: Path) -> None:
+def test_data_without_train_hjds_train_on_mjds_and_label_counts(own: Path) -> None:
     table = pd.read_csv(own / "tables/ood.csv")
     trained = ["VariErr dist", "SmolLM2 MJD + human-ex"]
     assert table["system"].tolist() == ["Zero-shot-LM", "MNLI-FT-LM", *trained]
     assert set(table["data_set"]) == {"own (synthetic)"}
 
 
-def test_nothing_is_compared_with_hjds_that_are_not_there(own: Path) -> None:
+def test_data_without_train_hjds_have_no_comparison_with_them(own: Path) -> None:
     assert not (own / "tables/distribution_comparison.csv").exists()
     convergence = pd.read_parquet(own / "tables/convergence.parquet")
     assert convergence[["kl_to_human", "dcor_to_human"]].isna().all(axis=None)

@@ -50,7 +50,7 @@ def test_texts_of_items_in_pairs_and_ood_are_recorded_and_new_items_load_no_pair
     assert "load_pairs" not in planned.stdout + planned.stderr
 
 
-def test_pairs_load_without_the_items_file(snakemake: Run, tmp_path: Path) -> None:
+def test_pairs_without_the_items_file_load(snakemake: Run, tmp_path: Path) -> None:
     results = tmp_path / "results"
     config = {"results_dir": str(results), "data": {"items": {"items": str(tmp_path / "absent.csv")}}}
     done = snakemake("--cores", "1", str(results / "data/pairs.parquet"), config=config)

@@ -7,7 +7,7 @@ import pandas as pd
 from tests.workflow.conftest import Run
 
 
-def test_the_plan_counts_what_is_left(snakemake: Run, tmp_path: Path) -> None:
+def test_plan_after_some_scores_counts_what_is_left(snakemake: Run, tmp_path: Path) -> None:
     config = {"results_dir": str(tmp_path), "limit": 2}
     done = snakemake("--cores", "all", "plan", config=config)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -109,7 +109,7 @@ def test_command_line_settings_reach_jobs_of_a_cluster(
 
 
 @pytest.mark.parametrize("arguments", [["-n"], ["--summary"], ["--rulegraph"], ["--dag"], ["--lint"], ["--unlock"]])
-def test_what_runs_no_job_writes_no_configuration(snakemake: Run, tmp_path: Path, arguments: list[str]) -> None:
+def test_command_that_runs_no_job_writes_no_configuration(snakemake: Run, tmp_path: Path, arguments: list[str]) -> None:
     results = tmp_path / "results"
     done = snakemake("mjds", *arguments, config={"results_dir": str(results)})
     assert done.returncode == 0, done.stdout + done.stderr

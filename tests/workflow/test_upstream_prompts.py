@@ -21,7 +21,7 @@ from tests.workflow.conftest import ROOT
 from tests.workflow.made_up import make_checkout, run_checkout
 
 
-def test_prompts_are_read_from_public_files(tmp_path: Path) -> None:
+def test_prompts_of_public_files_are_made_by_their_rule(tmp_path: Path) -> None:
     answers, items = answer_files(tmp_path / "upstream")
     files = {
         "mjd-estimator-notebook": {

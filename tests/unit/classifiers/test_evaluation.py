@@ -74,7 +74,7 @@ def test_ce_loss_is_entropy_plus_kl(nli_labels: LabelSet) -> None:
     assert row["ce_loss"] == pytest.approx(entropy(ITEMS[HJD]).mean() + row["kl"], abs=1e-8)
 
 
-def test_a_prediction_of_zero_costs_a_finite_kl(nli_labels: LabelSet) -> None:
+def test_prediction_of_zero_costs_a_finite_kl(nli_labels: LabelSet) -> None:
     certain = PREDICTIONS.assign(p_e=1.0, p_n=0.0, p_c=0.0)
     assert np.isfinite(finetuning_table(certain, ITEMS, nli_labels)["kl"].item())
 
@@ -199,7 +199,7 @@ def test_summary_keeps_the_order_of_systems() -> None:
     assert summarise_seeds(SEEDED, ["system"], ["kl"])["system"].tolist() == ["hjd", "base"]
 
 
-def test_summary_columns() -> None:
+def test_summary_has_its_columns() -> None:
     found = summarise_seeds(SEEDED, ["system", "split", "n"], ["kl"]).columns.tolist()
     assert found == ["system", "split", "n", "kl", "kl_sd", "n_seeds"]
 
@@ -340,7 +340,7 @@ def test_ood_table_equal_predictions_score_chance_in_any_label_order(nli_labels:
     pd.testing.assert_frame_equal(*tables)
 
 
-def test_rounded_ties_are_warned_of(nli_labels: LabelSet, caplog: pytest.LogCaptureFixture) -> None:
+def test_hjds_with_rounded_ties_are_warned_of(nli_labels: LabelSet, caplog: pytest.LogCaptureFixture) -> None:
     items = few_annotators(2, 2).assign(hjd_e=[0.333, 1], hjd_n=[0.333, 0], hjd_c=[0.334, 0])
     finetuning_table(perfect(items), items, nli_labels)
     assert "dev: the two highest shares of 1 of 2 HJDs differ by 0.001 or less" in caplog.text

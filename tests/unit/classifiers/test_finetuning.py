@@ -123,7 +123,7 @@ def test_macro_f1_ties_go_to_the_lower_dev_loss(train: Train, monkeypatch: pytes
     assert history.loc[history["is_best"], "dev_loss"].item() == history["dev_loss"].min()
 
 
-def test_full_ties_go_to_the_earlier_step(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_steps_tied_in_f1_and_loss_go_to_the_earlier_one(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(one_run, "f1", lambda *_: 0.5)
     monkeypatch.setattr(one_run, "cross_entropy", lambda *_: np.ones(1))
     assert train()["is_best"].tolist() == [True, False, False, False]
@@ -164,7 +164,7 @@ def test_saved_weights_are_deterministic(
     assert np.array_equal(found[0], found[1])
 
 
-def test_seeds_differ(train: Train) -> None:
+def test_runs_of_different_seeds_differ(train: Train) -> None:
     history = train(seeds=(1, 2))
     first, second = (history.loc[history["seed"] == seed, "dev_loss"].tolist() for seed in (1, 2))
     assert first != second
@@ -192,7 +192,7 @@ def test_missing_target_names_item_and_system(train: Train, toy_items: pd.DataFr
         train({"varierr": hjd[hjd["uid"] != "train-3"]})
 
 
-def test_a_system_that_lacks_items_trains_as_on_the_others_alone(
+def test_system_that_lacks_items_trains_as_on_the_others_alone(
     train: Train, toy_items: pd.DataFrame, nli_labels: LabelSet, caplog: pytest.LogCaptureFixture
 ) -> None:
     """MJDs under `unanswered: drop`."""
@@ -205,7 +205,7 @@ def test_a_system_that_lacks_items_trains_as_on_the_others_alone(
 
 
 @pytest.mark.slow
-def test_worker_processes_give_the_same_courses_in_order(
+def test_runs_in_worker_processes_give_the_same_histories_in_order(
     train: Train, toy_items: pd.DataFrame, nli_labels: LabelSet
 ) -> None:
     hjd = from_counts(toy_items, "hjd", nli_labels)
@@ -239,7 +239,7 @@ def test_workers_end_with_a_killed_job() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("change", [{}, {"learning_rate": 1e-3}], ids=["same job", "other settings"])
-def test_a_stopped_job_goes_on_from_its_finished_runs(
+def test_stopped_job_goes_on_from_its_finished_runs(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, float]
 ) -> None:
     whole = train(seeds=(1, 2, 3), **change)

@@ -64,7 +64,7 @@ def test_bucketed_batches_hold_every_item_once_an_epoch() -> None:
     assert positions(batches[:20]) == positions(batches[20:]) == list(range(80))
 
 
-def test_the_last_batch_of_an_epoch_may_be_short() -> None:
+def test_last_batch_of_an_epoch_may_be_short() -> None:
     assert sorted(len(batch) for batch in bucketed_batches(LENGTHS[:10], 4, 1, seed=1)) == [2, 4, 4]
 
 

@@ -115,7 +115,7 @@ def repository(files: dict[str, bytes]) -> Source:
     )
 
 
-def test_urls_and_mirror_paths(tmp_path: Path) -> None:
+def test_source_file_has_its_url_and_mirror_path(tmp_path: Path) -> None:
     repo = repository({"a dir/x.json": b"x"})
     assert file_url(repo, "a dir/x.json") == f"https://raw.githubusercontent.com/owner/name/{COMMIT}/a%20dir/x.json"
     assert mirror_path(repo, "a dir/x.json", tmp_path) == tmp_path / "owner/name" / COMMIT / "a dir/x.json"
@@ -124,7 +124,7 @@ def test_urls_and_mirror_paths(tmp_path: Path) -> None:
     assert mirror_path(single, "x.zip", tmp_path) == tmp_path / "x.zip"
 
 
-def test_downloads_checks_and_caches(site: Site, out: Path, blobs: Path) -> None:
+def test_download_is_checked_and_cached(site: Site, out: Path, blobs: Path) -> None:
     source = archive(site)
     fetch_source(source, out, blobs)
     assert (out / "data.zip").read_bytes() == BODY
@@ -141,7 +141,7 @@ def test_damaged_cache_is_fetched_again(site: Site, out: Path, blobs: Path) -> N
     assert (out / "data.zip").read_bytes() == BODY
 
 
-def test_resumes_a_part_of_an_earlier_call(site: Site, out: Path, blobs: Path) -> None:
+def test_download_resumes_a_part_of_an_earlier_call(site: Site, out: Path, blobs: Path) -> None:
     blobs.mkdir()
     (blobs / f"{sha256(BODY)}.part").write_bytes(BODY[:1000])
     fetch_source(archive(site), out, blobs)
@@ -149,7 +149,7 @@ def test_resumes_a_part_of_an_earlier_call(site: Site, out: Path, blobs: Path) -
     assert site.requests == [("/data.zip", "bytes=1000-")]
 
 
-def test_continues_when_the_connection_breaks(
+def test_download_continues_when_the_connection_breaks(
     site: Site, out: Path, blobs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(download, "CHUNK_BYTES", 1000)
@@ -159,7 +159,7 @@ def test_continues_when_the_connection_breaks(
     assert [wanted for _, wanted in site.requests] == [None, "bytes=5000-"]
 
 
-def test_starts_over_where_the_server_knows_no_ranges(site: Site, out: Path, blobs: Path) -> None:
+def test_download_starts_over_where_the_server_knows_no_ranges(site: Site, out: Path, blobs: Path) -> None:
     site.ranges = False
     blobs.mkdir()
     (blobs / f"{sha256(BODY)}.part").write_bytes(BODY[:1000])
@@ -168,7 +168,7 @@ def test_starts_over_where_the_server_knows_no_ranges(site: Site, out: Path, blo
 
 
 @pytest.mark.parametrize("stale", [b"something else", BODY + b"too long"])
-def test_starts_over_after_a_wrong_part(site: Site, out: Path, blobs: Path, stale: bytes) -> None:
+def test_download_starts_over_after_a_wrong_part(site: Site, out: Path, blobs: Path, stale: bytes) -> None:
     blobs.mkdir()
     (blobs / f"{sha256(BODY)}.part").write_bytes(stale)
     fetch_source(archive(site), out, blobs)
@@ -182,7 +182,7 @@ def test_complete_part_needs_no_body(site: Site, out: Path, blobs: Path) -> None
     assert len(site.requests) == 1
 
 
-def test_retries_a_busy_server(site: Site, out: Path, blobs: Path) -> None:
+def test_download_from_a_busy_server_is_retried(site: Site, out: Path, blobs: Path) -> None:
     site.failures = 2
     fetch_source(archive(site), out, blobs)
     assert len(site.requests) == 3
@@ -195,7 +195,7 @@ def test_wrong_content_is_an_error_and_leaves_nothing(site: Site, out: Path, blo
     assert list(blobs.iterdir()) == []
 
 
-def test_not_found_names_url_and_cure(site: Site, out: Path, blobs: Path) -> None:
+def test_file_that_is_not_found_names_url_and_cure(site: Site, out: Path, blobs: Path) -> None:
     source = archive(site)
     site.files.clear()
     with pytest.raises(DownloadError, match=r"data\.zip \(HTTP 404\) and no mirror is set\. Set MJD_MIRROR"):
@@ -220,7 +220,9 @@ def test_bad_mirror_file_is_not_passed_over(site: Site, out: Path, blobs: Path, 
     assert site.requests == []
 
 
-def test_neither_network_nor_mirror(out: Path, blobs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_download_with_neither_network_nor_mirror_names_the_cure(
+    out: Path, blobs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         port = closed.getsockname()[1]

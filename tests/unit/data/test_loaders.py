@@ -188,7 +188,7 @@ def test_number_of_votes_that_cannot_give_the_shares_is_warned_of(
     assert (f"items.csv, row 1, column 'n_votes': {votes} votes cannot give this HJD" in caplog.text) == is_told
 
 
-def test_other_tasks(tmp_path: Path) -> None:
+def test_items_of_other_tasks_load(tmp_path: Path) -> None:
     task = nli_task(
         labels=[{"key": "y", "name": "toxic"}, {"key": "no", "name": "fine"}], text_fields=["comment"], label_counts={}
     )
@@ -255,7 +255,7 @@ def test_fine_tuning_on_hjds_needs_them_on_every_training_item(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(("change", "message"), BAD_ITEMS)
-def test_bad_items(tmp_path: Path, change: tuple[str, str], message: str) -> None:
+def test_bad_items_are_refused(tmp_path: Path, change: tuple[str, str], message: str) -> None:
     broken = ITEMS.replace(*change)
     assert broken != ITEMS
     with pytest.raises(DataError, match=message) as caught:
@@ -281,7 +281,7 @@ def test_bad_items(tmp_path: Path, change: tuple[str, str], message: str) -> Non
         (("t2,1", "t2,first"), r"row 1, column 'position': 'first' is not a number"),
     ],
 )
-def test_bad_human_explanations(tmp_path: Path, change: tuple[str, str], message: str) -> None:
+def test_bad_human_explanations_are_refused(tmp_path: Path, change: tuple[str, str], message: str) -> None:
     with pytest.raises(DataError, match=message):
         load_tables(tmp_path, ITEMS, EXPLANATIONS.replace(*change))
 
@@ -298,7 +298,7 @@ PAIRS = "uid,round,premise,hypothesis,label\np1,R1,a,b,e\np2,R2,c,d,contradictio
         ((",d,", ",,"), r"row 2, column 'hypothesis': the cell is empty"),
     ],
 )
-def test_bad_pairs_and_ood(tmp_path: Path, change: tuple[str, str], message: str) -> None:
+def test_bad_pairs_and_ood_items_are_refused(tmp_path: Path, change: tuple[str, str], message: str) -> None:
     path = write(tmp_path / "pairs.csv", PAIRS.replace(*change))
     with pytest.raises(DataError, match=message):
         load_pairs(PairsData(loader="tables", path=path), TASK, {})
@@ -306,13 +306,13 @@ def test_bad_pairs_and_ood(tmp_path: Path, change: tuple[str, str], message: str
         load_ood(OodData(loader="tables", path=path), TASK, {})
 
 
-def test_pairs_must_not_be_empty(tmp_path: Path) -> None:
+def test_pairs_without_rows_are_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "pairs.csv", PAIRS.splitlines()[0])
     with pytest.raises(DataError, match="has no rows"):
         load_pairs(PairsData(loader="tables", path=path), TASK, {})
 
 
-def test_rounds_are_checked(tmp_path: Path) -> None:
+def test_bad_rounds_are_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "ood.csv", PAIRS)
     with pytest.raises(DataError, match=r"row 3, column 'round': 'R3' is not one of R1, R2\. .*data\.ood\.rounds"):
         load_ood(OodData(loader="tables", path=path, rounds=["R1", "R2"]), TASK, {})
@@ -334,7 +334,7 @@ def test_more_rows_are_counted(tmp_path: Path) -> None:
         load_tables(tmp_path, ITEMS, "uid,label,text\nt1,x,a\nt1,x,b\nt1,x,c\n")
 
 
-def test_unreadable_tables(tmp_path: Path) -> None:
+def test_unreadable_table_is_refused(tmp_path: Path) -> None:
     for name, content, message in (
         ("absent.csv", None, "does not exist"),
         ("absent.parquet", None, "does not exist"),
@@ -428,7 +428,7 @@ def mjd_estimator(tmp_path: Path) -> dict[str, Path]:
     return sources
 
 
-def test_mjd_estimator(mjd_estimator: dict[str, Path]) -> None:
+def test_mjd_estimator_files_load_as_items_and_explanations(mjd_estimator: dict[str, Path]) -> None:
     items, explanations = load_items(ItemsData(loader="mjd-estimator"), TASK, mjd_estimator, None)
     assert items["uid"].tolist() == ["u-one", "u-two", "u-dev", "u-test"]
     assert items["split"].tolist() == ["train", "train", "dev", "test"]
@@ -443,7 +443,7 @@ def test_mjd_estimator(mjd_estimator: dict[str, Path]) -> None:
     ]
 
 
-def test_mjd_estimator_in_another_label_order(mjd_estimator: dict[str, Path]) -> None:
+def test_mjd_estimator_in_another_label_order_has_the_same_values(mjd_estimator: dict[str, Path]) -> None:
     labels = [
         {"key": key, "name": name}
         for key, name in (("con", "Contradiction"), ("neu", "neutral"), ("ent", "entailment"))
@@ -457,7 +457,7 @@ def test_mjd_estimator_in_another_label_order(mjd_estimator: dict[str, Path]) ->
     assert explanations["label"].tolist() == ["neu", "ent", "con"]
 
 
-def test_mjd_estimator_joins_one_to_one(mjd_estimator: dict[str, Path]) -> None:
+def test_mjd_estimator_files_that_join_not_one_to_one_are_refused(mjd_estimator: dict[str, Path]) -> None:
     path = mjd_estimator["mjd-estimator-splits"] / "MJD-fine-tuning/data/chaos_dev_test/test.json"
     data = ItemsData(loader="mjd-estimator")
     for premise in ("P dev.", "P absent."):  # in two splits; in no split of ChaosNLI
@@ -483,17 +483,17 @@ def test_mjd_estimator_joins_one_to_one(mjd_estimator: dict[str, Path]) -> None:
         ({"label_counts": {"snli": COUNTS["mnli"]}}, "has the label counts varierr, mnli, not 'snli'"),
     ],
 )
-def test_public_loaders_need_an_nli_task(mjd_estimator: dict[str, Path], changes: dict[str, Any], message: str) -> None:
+def test_public_loader_for_another_task_is_refused(mjd_estimator: dict[str, Path], changes: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
         load_items(ItemsData(loader="mjd-estimator"), nli_task(**changes), mjd_estimator, None)
 
 
-def test_sources_must_be_downloaded() -> None:
+def test_source_that_is_not_downloaded_is_refused() -> None:
     with pytest.raises(DataError, match="source x was not downloaded"):
         source_directory({}, "x")
 
 
-def test_esnli(tmp_path: Path) -> None:
+def test_esnli_files_load_as_pairs(tmp_path: Path) -> None:
     directory = tmp_path / "dataset/eSNLI"
     directory.mkdir(parents=True)
     for split in ("dev", "test"):
@@ -519,7 +519,7 @@ def make_zip(path: Path, members: dict[str, list[dict[str, Any]]]) -> Path:
     return path
 
 
-def test_multinli(tmp_path: Path) -> None:
+def test_multinli_files_load_as_pairs(tmp_path: Path) -> None:
     records = [
         {"gold_label": label, "sentence1": f"s{row}", "sentence2": hypothesis}
         for row, (label, hypothesis) in enumerate(
@@ -533,7 +533,7 @@ def test_multinli(tmp_path: Path) -> None:
     assert len(load_pairs(PairsData(loader="multinli", limit=1), TASK, {"multinli": tmp_path})) == 1
 
 
-def test_anli_dev(tmp_path: Path) -> None:
+def test_anli_dev_files_load_as_rounds(tmp_path: Path) -> None:
     directory = tmp_path / "anlizinganli/anli_annot_v0.2"
     directory.mkdir(parents=True)
     for name in ("1", "2", "3"):  # columns differ in order between rounds
@@ -547,7 +547,7 @@ def test_anli_dev(tmp_path: Path) -> None:
         load_ood(OodData(loader="anli-dev", rounds=["A1"]), TASK, {"anli-dev": tmp_path})
 
 
-def test_anli_test(tmp_path: Path) -> None:
+def test_anli_test_files_load_as_rounds(tmp_path: Path) -> None:
     members = {
         f"anli_v1.0/R{n}/test.jsonl": [
             {"uid": f"u{n}-{row}", "context": "C", "hypothesis": "H", "label": "e"} for row in range(3)

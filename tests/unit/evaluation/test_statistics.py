@@ -69,7 +69,7 @@ def test_t_half_width_is_students() -> None:
     np.testing.assert_allclose(found, [4.3026527 / 3**0.5, 2 * 4.3026527 / 3**0.5, np.nan])
 
 
-def test_paired_t_p() -> None:
+def test_paired_t_p_by_hand() -> None:
     assert stats.paired_t_p([1.0, 2.0, 3.0]) == pytest.approx(0.0741799)
     assert np.isnan(stats.paired_t_p([0.3]))
     assert stats.paired_t_p([0.0, 0.0]) == 1

@@ -65,7 +65,7 @@ def test_gains_are_positive_for_the_better_system_in_every_metric() -> None:
 @pytest.mark.parametrize(
     ("low", "high", "verdict"), [(0.1, 0.2, "holds"), (-0.1, 0.1, "undecided"), (-0.2, -0.1, "does not hold")]
 )
-def test_better(low: float, high: float, verdict: str) -> None:
+def test_verdict_better_follows_from_its_interval(low: float, high: float, verdict: str) -> None:
     assert verdict_better(low, high) == verdict
 
 
@@ -80,11 +80,13 @@ def test_better(low: float, high: float, verdict: str) -> None:
         (0.2, (np.nan, np.nan), (0.1, 0.3), "undecided"),
     ],
 )
-def test_alike(margin: float, above: tuple[float, float], below: tuple[float, float], verdict: str) -> None:
+def test_verdict_alike_follows_from_margin_and_intervals(
+    margin: float, above: tuple[float, float], below: tuple[float, float], verdict: str
+) -> None:
     assert verdict_alike(margin, above, below) == verdict
 
 
-def test_an_uncertain_margin_widens_the_intervals_of_likeness() -> None:
+def test_uncertain_margin_widens_the_intervals_of_likeness() -> None:
     found = table({"none": 0.1, "human": 0.9, "lf": 0.3, "varierr-lg": 0.9}).set_index(["claim", "metric"])
     likeness = found.loc[("label-guided model explanations are like human ones", "kl")]
     above, below = likeness["gain"] - likeness["margin"], likeness["gain"] + likeness["margin"]
@@ -94,7 +96,7 @@ def test_an_uncertain_margin_widens_the_intervals_of_likeness() -> None:
     assert likeness["above_margin_high"] - likeness["above_margin_low"] > of_gain
 
 
-def test_nothing_to_check_is_an_empty_table() -> None:
+def test_configuration_with_nothing_to_check_gives_an_empty_table() -> None:
     items = pd.DataFrame(columns=["uid", *LABELS.columns("hjd")])
     assert to_table(finding_table(items, [], {}, LABELS, SETTINGS, 1, "made up"), schema()).num_rows == 0
 

@@ -69,7 +69,7 @@ def answers(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_published_answers(answers: Path, nli_labels: LabelSet) -> None:
+def test_published_answers_are_read_by_item_and_label(answers: Path, nli_labels: LabelSet) -> None:
     found = load_published_answers(LLAMA, answers, IN_SPLITS, nli_labels, FIELDS)
     assert found.to_numpy().tolist() == [
         [f"u-{name}", key, f"* {name} {key.upper()}"] for name in ("one", "two") for key in "enc"
@@ -87,14 +87,14 @@ def test_published_answers(answers: Path, nli_labels: LabelSet) -> None:
         ("P two. H. assistant<|end|> <|eot|>", r"raw/1/N holds no answer"),
     ],
 )
-def test_bad_published_answers(answers: Path, nli_labels: LabelSet, content: str | None, message: str) -> None:
+def test_bad_published_answers_are_refused(answers: Path, nli_labels: LabelSet, content: str | None, message: str) -> None:
     path = answers / "raw/1/N"
     path.unlink() if content is None else path.write_text(content)
     with pytest.raises(DataError, match=message):
         load_published_answers(LLAMA, answers, IN_SPLITS, nli_labels, FIELDS)
 
 
-def test_published_answers_need_their_labels(answers: Path) -> None:
+def test_published_answers_without_a_label_are_refused(answers: Path) -> None:
     labels = label_set([{"key": "yes", "name": "yes"}, {"key": "no", "name": "no"}])
     with pytest.raises(DataError, match="Published set Llama3 has no answers for label 'yes'"):
         load_published_answers(LLAMA, answers, IN_SPLITS, labels, FIELDS)

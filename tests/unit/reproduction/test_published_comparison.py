@@ -105,7 +105,7 @@ def test_numbers_from_other_data_are_not_set_beside_the_papers(cells: pd.DataFra
     assert set(table["note"]) == {"data.ood is anli-dev"}
 
 
-def test_a_missing_table_or_column_is_an_error(tmp_path: Path, cells: pd.DataFrame) -> None:
+def test_missing_table_or_column_is_refused(tmp_path: Path, cells: pd.DataFrame) -> None:
     (tmp_path / "classes.csv").write_text("model,bert_r1\nHumans,0.1\n")
     with pytest.raises(DataError, match=r"classes\.csv lacks the column 'roberta_r1'"):
         read_published(tmp_path, READING)

@@ -25,7 +25,7 @@ def paper(**changes: Any) -> Config:
     return load_config(values)
 
 
-def test_the_paper_configuration_makes_every_row() -> None:
+def test_paper_configuration_makes_every_row() -> None:
     made = comparable(paper(), READING)
     assert set(made.systems) == set(READING.rows)
     assert made.systems["GPT-4o MJD + VariErr LG model-ex"] == "gpt4o-varierr-lg-first-explicit-softmax"
@@ -42,7 +42,7 @@ def test_small_models_make_the_rows_without_llms_only() -> None:
     assert made.missing_tables["ood"] == "data.pairs is esnli, not multinli; data.ood is anli-dev, not anli-test"
 
 
-def test_titles_do_not_decide() -> None:
+def test_rows_of_entries_are_named_by_models_not_titles() -> None:
     """A small model that is called Llama3 is not the published one; the published one may be called anything."""
     small = {"title": "Llama3", "model": "smollm2-135m-instruct"}
     made = comparable(paper(llms={"llama3": small}), READING)
@@ -52,7 +52,7 @@ def test_titles_do_not_decide() -> None:
     assert made.systems["Llama3 MJD"] == "big-none-all-plain-softmax"
 
 
-def test_a_model_of_the_configuration_may_be_published_too() -> None:
+def test_model_of_the_configuration_may_be_published_too() -> None:
     models = {"copy": {"local": "/models/llama", "published_as": "Llama3"}}
     llms = {"mine": {"title": "Mine", "model": "copy"}}
     made = comparable(paper(models=models, llms=llms, scoring={"scorer": "mine"}), READING)
@@ -97,12 +97,12 @@ def test_fewer_pairs_make_another_base_classifier() -> None:
         (PublishedColumn, {"table": "distribution_comparison", "metric": "m", "n": 3, "part": "dev"}, "belong to"),
     ],
 )
-def test_invalid_readings(model: Any, values: dict[str, Any], message: str) -> None:
+def test_invalid_reading_is_refused(model: Any, values: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         check(model, values, "reading.yaml")
 
 
-def test_a_note_fits_what_it_names() -> None:
+def test_note_fits_what_it_names() -> None:
     note = Note(table="ood", column="bert_r1", note="n")
     assert note.fits("ood", "any row", "bert_r1")
     assert not note.fits("ood", "any row", "bert_r2")

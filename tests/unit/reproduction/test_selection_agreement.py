@@ -71,7 +71,7 @@ def test_label_guided_selections_are_compared_place_by_place(nli_labels: LabelSe
     assert reasons(published(shown, wanted="ec"), nli_labels) == ["other labels", "other labels"]
 
 
-def test_a_disagreement_holds_both_texts(nli_labels: LabelSet) -> None:
+def test_disagreement_holds_both_texts(nli_labels: LabelSet) -> None:
     two = published([("e", "e one"), ("c", "c two")])
     agreement, differing = compare_selections([two], nli_labels, "made up")
     assert agreement["agreeing"].tolist() == [0]

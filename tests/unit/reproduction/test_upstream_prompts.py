@@ -122,7 +122,7 @@ def test_prompts_are_the_ones_the_notebook_writes(templates: Prompts, nli_labels
         ("for i, comments_id", "for i comments_id", "Python in code cell 2 .line 16"),
     ],
 )
-def test_a_changed_notebook_says_what_was_expected(
+def test_changed_notebook_says_what_was_expected(
     tmp_path: Path, nli_labels: LabelSet, old: str, new: str, expected: str
 ) -> None:
     assert old in WRITERS
@@ -133,14 +133,14 @@ def test_a_changed_notebook_says_what_was_expected(
 
 
 @pytest.mark.parametrize("words", ["{'e': 'Yes'", "{'e': 'Yes', 'x': 'No'}", "dict(e='Yes')", "['Yes']"])
-def test_label_words_must_be_there(tmp_path: Path, nli_labels: LabelSet, words: str) -> None:
+def test_notebook_without_label_words_is_refused(tmp_path: Path, nli_labels: LabelSet, words: str) -> None:
     setup = f"option_dict = {words}\n" if words.endswith(("}", ")", "]")) else "pass\n"
     with pytest.raises(DataError, match="a dictionary option_dict from e, n and c"):
         scoring_templates(notebook(tmp_path / "n.ipynb", setup, WRITERS), nli_labels, TEXTS)
 
 
 @pytest.mark.parametrize("content", ["no JSON", "[]", '{"cells": [{"source": []}]}', '{"cells": 3}'])
-def test_a_file_that_is_no_notebook_is_an_error(tmp_path: Path, nli_labels: LabelSet, content: str) -> None:
+def test_file_that_is_no_notebook_is_refused(tmp_path: Path, nli_labels: LabelSet, content: str) -> None:
     path = tmp_path / "n.ipynb"
     path.write_text(content)
     with pytest.raises(DataError, match=r"n\.ipynb has changed: expected a notebook"):
@@ -150,7 +150,7 @@ def test_a_file_that_is_no_notebook_is_an_error(tmp_path: Path, nli_labels: Labe
         scoring_templates(path, nli_labels, TEXTS)
 
 
-def test_the_paper_s_prompts_need_its_labels_and_two_texts(tmp_path: Path, nli_labels: LabelSet) -> None:
+def test_prompts_of_the_paper_with_other_labels_or_texts_are_refused(tmp_path: Path, nli_labels: LabelSet) -> None:
     path = notebook(tmp_path / "n.ipynb", SETUP, WRITERS)
     other = label_set([{"key": "y", "name": "yes"}, {"key": "n", "name": "no"}])
     with pytest.raises(DataError, match="has the labels entailment, neutral, contradiction"):
@@ -208,7 +208,7 @@ def test_explanation_prompts_become_a_template_for_each_label(tmp_path: Path, nl
         ("1/C", None, "1/C does not exist"),
     ],
 )
-def test_another_prompt_is_an_error(
+def test_answers_to_another_prompt_are_refused(
     tmp_path: Path, nli_labels: LabelSet, path: str, text: str | None, message: str
 ) -> None:
     answers, _ = answer_files(tmp_path)
@@ -217,7 +217,7 @@ def test_another_prompt_is_an_error(
         explain_templates(PUBLISHED, answers, ITEMS, nli_labels, TEXTS)
 
 
-def test_a_set_without_prompts_is_an_error(tmp_path: Path, nli_labels: LabelSet) -> None:
+def test_set_without_prompts_is_refused(tmp_path: Path, nli_labels: LabelSet) -> None:
     bare = PUBLISHED.model_copy(update={"prompt_after": None})
     with pytest.raises(DataError, match="Big names no prompt_after and answer_after"):
         explain_templates(bare, tmp_path, ITEMS, nli_labels, TEXTS)
