@@ -48,8 +48,9 @@ test: $(STAMP) ## all tests that need nothing but this machine; COVERAGE=1 (or C
 	$(PYTEST) --dist loadfile --no-loadscope-reorder $(if $(CI)$(COVERAGE),--cov --cov-report=term --cov-report=json:.coverage.json)
 	$(if $(CI)$(COVERAGE),$(BIN)/python tests/coverage_by_package.py)
 
+# dcor compiles its functions for seconds when it is imported; a few calls of the quick tests need that not.
 test-fast: $(STAMP) ## the quick ones among them, in less than a minute
-	$(PYTEST) tests/unit tests/golden -m 'not slow' --hypothesis-profile=fast
+	NUMBA_DISABLE_JIT=1 $(PYTEST) tests/unit tests/golden -m 'not slow' --hypothesis-profile=fast
 
 vllm: $(VLLM_STAMP) ## make .venv-vllm for the engine vllm (VLLM=vllm on GPUs)
 
