@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -150,7 +151,8 @@ def test_sentencepiece_tokenizer_without_packages_names_them(
 ) -> None:
     only_sentencepiece(tiny, name, kind)
     # As in the locked environment, wherever the test runs.
-    monkeypatch.setattr("mjd.backends.packages._is_installed", lambda module: False)
+    for module in ("sentencepiece", "google.protobuf", "tiktoken"):
+        monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ModelError, match="tokenizer") as error:
         ChatTokenizer(tiny, "auto", "local:mine")
     assert f"Its only tokenizer file is {name}: install" in error.value.cure
