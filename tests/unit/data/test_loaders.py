@@ -483,7 +483,9 @@ def test_mjd_estimator_files_that_join_not_one_to_one_are_refused(mjd_estimator:
         ({"label_counts": {"snli": COUNTS["mnli"]}}, "has the label counts varierr, mnli, not 'snli'"),
     ],
 )
-def test_public_loader_for_another_task_is_refused(mjd_estimator: dict[str, Path], changes: dict[str, Any], message: str) -> None:
+def test_public_loader_for_another_task_is_refused(
+    mjd_estimator: dict[str, Path], changes: dict[str, Any], message: str
+) -> None:
     with pytest.raises(DataError, match=message):
         load_items(ItemsData(loader="mjd-estimator"), nli_task(**changes), mjd_estimator, None)
 

@@ -87,7 +87,9 @@ def test_published_answers_are_read_by_item_and_label(answers: Path, nli_labels:
         ("P two. H. assistant<|end|> <|eot|>", r"raw/1/N holds no answer"),
     ],
 )
-def test_bad_published_answers_are_refused(answers: Path, nli_labels: LabelSet, content: str | None, message: str) -> None:
+def test_bad_published_answers_are_refused(
+    answers: Path, nli_labels: LabelSet, content: str | None, message: str
+) -> None:
     path = answers / "raw/1/N"
     path.unlink() if content is None else path.write_text(content)
     with pytest.raises(DataError, match=message):
