@@ -38,7 +38,8 @@ log = logging.getLogger(__name__)
 PYTHON_VARIABLE = "MJD_VLLM_PYTHON"
 # Made by `make vllm`; below the directory that Snakemake runs in.
 DEFAULT_PYTHON = Path(".venv-vllm/bin/python")
-SOURCE = Path(__file__).resolve().parents[3]
+# Run by its path: vLLM's environment gets nothing of mjd's own, such as the site-packages that mjd is installed in.
+WORKER = Path(__file__).resolve().with_name("worker.py")
 
 _VERSION_PROGRAM = """
 from importlib.metadata import PackageNotFoundError, version
@@ -189,7 +190,7 @@ class Worker:
         self._said: deque[str] = deque(maxlen=40)
         self._owed = 0  # replies that are still to come
         self._process = subprocess.Popen(
-            [python, "-m", "mjd.llm.vllm.worker"],
+            [python, str(WORKER)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -323,7 +324,8 @@ def vllm_version(python: str, required: bool = True) -> str:
 def worker_environment(settings: Llm, threads: int) -> dict[str, str]:
     """Environment of the worker: no network, no usage statistics, and on CPU the job's cores and cache size.
 
-    What the user has set already stays, but for caches that cannot be written: they go to temporary directories.
+    What the user has set already stays, but for caches that cannot be written: they go to temporary directories. The
+    job's module paths are no part of it, nor is the worker's own directory.
     """
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(threads))
     defaults = {
@@ -334,8 +336,8 @@ def worker_environment(settings: Llm, threads: int) -> dict[str, str]:
         "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, cores[:threads])),
     }
     # mjd lets PyTorch's waiting threads sleep; vLLM's have their cores to themselves and are faster when they spin.
-    given = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
-    return defaults | given | cache_environment(given) | {"PYTHONPATH": str(SOURCE)}
+    given = {name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "PYTHONPATH")}
+    return defaults | given | cache_environment(given) | {"PYTHONSAFEPATH": "1"}
 
 
 def _llm_arguments(directory: str | Path, settings: Llm) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The process in which vLLM runs: JSON lines on standard input, JSON lines on standard output.
 
-`mjd.llm.vllm.engine` starts it with the interpreter of vLLM's environment, which has nothing else of mjd's needs: this
-module and the package's `__init__` import only the standard library and vLLM.
+`mjd.llm.vllm.engine` runs this file with the interpreter of vLLM's environment, which has nothing of mjd's: it imports
+only the standard library and vLLM.
 
 The first line holds the arguments of `vllm.LLM`; it is answered by `{"ready": true}`. Each further line is a list of
 requests, `{"prompt": [token ids], "sampling": {...}}`; each is answered by one line as it finishes, `{"index": n, ...}`

@@ -48,6 +48,16 @@ def test_a_worker_without_vllm_says_what_it_lacks() -> None:
         Worker(sys.executable, {}, worker_environment(settings, 1))
 
 
+def test_worker_sees_no_modules_of_the_jobs_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An installed mjd lies in a site-packages whose torch would come before vLLM's own."""
+    (tmp_path / "vllm.py").write_text("raise RuntimeError('a module of the job')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    environment = worker_environment(Llm(title="x", model="x", engine="vllm"), 1)
+    assert "PYTHONPATH" not in environment
+    with pytest.raises(ModelError, match=r"ModuleNotFoundError.*vllm"):
+        Worker(sys.executable, {}, environment)
+
+
 READY = "sys.stdin.readline(); print('{\"ready\": true}', flush=True)"
 
 
