@@ -170,7 +170,7 @@ def test_longest_explanations_of_a_published_set_are_those_that_select_chooses(
     text = "- a reason of some length\n- another reason of length"
     rows = [(uid, label, text) for uid in train_items(items)["uid"] for label in chosen.labels.keys]
     answers = known_answers(chosen, items, human, {generator: pd.DataFrame(rows, columns=["uid", "label", "text"])})
-    prompts = []
+    prompts: list[str] = []
 
     def collect(job: PlannedJob, requests: Callable[[], Iterator[Request]]) -> int:
         prompts.extend(request.messages[-1].content for request in requests())
