@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import (
     BertConfig,
     BertModel,
@@ -47,14 +47,21 @@ def _save_encoder(
     return directory
 
 
+def _words_and_letters() -> tuple[list[str], list[str]]:
+    words = sorted({word for sentence in SENTENCES for word in sentence.lower().split()})
+    return words, sorted({letter for word in words for letter in word})
+
+
 def save_tiny_bert(directory: Path) -> Path:
-    """A tiny BERT with a trained WordPiece tokenizer: [CLS] a [SEP] b [SEP], two token types."""
-    trained = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    trained.normalizer = normalizers.BertNormalizer()
-    trained.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    trained.train_from_iterator(SENTENCES, trainers.WordPieceTrainer(vocab_size=200, special_tokens=special))
-    tokenizer = BertTokenizer(vocab=trained.get_vocab(), model_max_length=64)
+    """A tiny BERT with a WordPiece tokenizer: [CLS] a [SEP] b [SEP], two token types.
+
+    Its vocabulary is listed, not trained: the trainer numbers pieces in another order in every process, and a tiny
+    model may then learn or not.
+    """
+    words, letters = _words_and_letters()
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words, *letters, *(f"##{letter}" for letter in letters)]
+    vocab = {piece: i for i, piece in enumerate(dict.fromkeys(pieces))}
+    tokenizer = BertTokenizer(vocab=vocab, model_max_length=64)
     config = BertConfig(vocab_size=len(tokenizer), max_position_embeddings=64, **SIZES)
     return _save_encoder(directory, BertModel, config, tokenizer)
 
@@ -83,14 +90,11 @@ def save_tiny_roberta(directory: Path) -> Path:
 
 
 def save_tiny_deberta(directory: Path) -> Path:
-    """A tiny DeBERTa-v2 with a trained Unigram tokenizer and relative attention."""
-    trained = Tokenizer(models.Unigram())
-    trained.pre_tokenizer = pre_tokenizers.Metaspace()
+    """A tiny DeBERTa-v2 with a Unigram tokenizer and relative attention; its vocabulary is listed as BERT's is."""
+    words, letters = _words_and_letters()
     special = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"]
-    trained.train_from_iterator(
-        SENTENCES, trainers.UnigramTrainer(vocab_size=200, special_tokens=special, unk_token="[UNK]")
-    )
-    vocab = [(token, score) for token, score in json.loads(trained.to_str())["model"]["vocab"]]
+    vocab = [(piece, 0.0) for piece in special]
+    vocab += [(f"▁{word}", -3.0) for word in words] + [(letter, -6.0) for letter in ["▁", *letters]]
     tokenizer = DebertaV2Tokenizer(vocab=vocab, model_max_length=64)
     config = DebertaV2Config(
         vocab_size=len(tokenizer),
